@@ -1,0 +1,52 @@
+# Every target sets up what it needs, says so, and does nothing that is done already.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help run test check bench clean setup
+
+help: ## Say what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: setup ## Train, evaluate and register the quickstart model, end to end (about 15 minutes on 2 cores; seconds when done already)
+	@frostline run quickstart
+
+test: setup ## Fast tests first, then the engines, faults and deployments (up to 15 minutes on 2 cores)
+	@echo "[test] 1 of 2: fast tests"
+	@pytest -q -m "not slow"
+	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
+	@pytest -q -m slow
+
+check: setup ## Format, lint, types, import rule (what CI runs before the tests)
+	@ruff format --check . && ruff check . && mypy && lint-imports
+
+bench: setup ## Measure what the README claims, and print the table
+	@python tests/bench.py
+
+clean: ## Remove everything the other targets made, var/ included
+	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+setup: $(VENV)/.native
+
+$(VENV)/.torch:
+	@echo "[setup 1/3] virtual environment and torch (about 1 minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	@touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.torch
+	@echo "[setup 2/3] the other packages, at the versions of requirements.lock (about 3 minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.installed
+	@echo "[setup 3/3] one-off native build of DeepSpeed's shared-memory op (about 1 minute)"
+	@python -m training.native > $(VENV)/native.log 2>&1 || { tail -20 $(VENV)/native.log; exit 1; }
+	@touch $@

@@ -1,0 +1,103 @@
+"""Recipes: what to train on what, complete. Where and with how much is a profile's matter."""
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data_prep.ingest import PATH_FIELDS, IngestConfig
+from data_prep.pretrained import PretrainedRef
+from data_prep.tower import FeatureConfig
+from infra.errors import ConfigError
+from infra.settings import Profile, read_profile
+from infra.yaml_config import parse, read_yaml, set_values
+from training.base.config import BaseConfig
+from training.config import TrainConfig
+from training.evaluation_config import EvaluationConfig
+from training.promotion import PromotionRule
+
+
+class Recipe(BaseModel):
+    """One model, from its data to its gate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Names the logs of its outputs; `plan` compares with the newest output of this name."""
+    model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The registered model in MLflow."""
+    ingest: IngestConfig
+    base: BaseConfig | None = None
+    """Only where the recipe trains its own tower and language model first, as the quickstart does."""
+    vision_tower: PretrainedRef
+    language_model: PretrainedRef
+    featurize: FeatureConfig = FeatureConfig()
+    training: TrainConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionRule
+
+    @model_validator(mode="after")
+    def _base_where_named(self) -> "Recipe":
+        for name in ("vision_tower", "language_model"):
+            ref: PretrainedRef = getattr(self, name)
+            if ref.base is not None and (self.base is None or ref.base != name):
+                raise ValueError(f"{name}.base is {ref.base!r}; expected {name!r} and a `base` section")
+        return self
+
+
+def load_recipe(name_or_path: str, assignments: Iterable[str] = ()) -> Recipe:
+    """A recipe by shipped name or by path, with `path.to.key=value` assignments applied.
+
+    Relative paths inside it are taken from the recipe's own folder."""
+    path = _find(name_or_path)
+    values = set_values(read_yaml(path), assignments)
+    return parse(Recipe, _absolute(values, path.absolute().parent), where=f"recipe {path}")
+
+
+def load_profile(name_or_path: str, assignments: Iterable[str] = ()) -> Profile:
+    """A profile with the assignments that start with `profile.` applied."""
+    return parse(Profile, set_values(read_profile(name_or_path), assignments), where=f"profile {name_or_path}")
+
+
+def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(assignments of the recipe, assignments of the profile without their `profile.`)."""
+    prefix = "profile."
+    recipe = [assignment for assignment in assignments if not assignment.startswith(prefix)]
+    return recipe, [a.removeprefix(prefix) for a in assignments if a.startswith(prefix)]
+
+
+def shipped_recipes() -> list[str]:
+    found = (files("flows") / "recipes").iterdir()
+    return sorted(p.name.removesuffix(".yaml") for p in found if p.name.endswith(".yaml"))
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = Path(str(files("flows") / "recipes" / f"{name_or_path}.yaml"))
+    if path.suffix in (".yaml", ".yml") or not shipped.is_file():
+        raise ConfigError(
+            f"recipe {name_or_path!r} was not found; expected the path of a YAML file or one of "
+            f"{', '.join(shipped_recipes())}."
+        )
+    return shipped
+
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same mapping with the paths of sources and model folders made absolute."""
+
+    def fix(section: Any, keys: set[str]) -> Any:
+        if not isinstance(section, dict):
+            return section
+        return {k: str(folder / v) if k in keys and isinstance(v, str) else v for k, v in section.items()}
+
+    fixed = dict(values)
+    ingest = values.get("ingest")
+    if isinstance(ingest, dict) and isinstance(ingest.get("sources"), list):
+        fixed["ingest"] = {**ingest, "sources": [fix(source, PATH_FIELDS) for source in ingest["sources"]]}
+    for name in ("vision_tower", "language_model"):
+        if name in values:
+            fixed[name] = fix(values[name], {"folder"})
+    return fixed

@@ -1,0 +1,118 @@
+"""Connecting to Ray, and sharing units of work among actors that may die."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from infra.errors import FrostlineError, PlatformError
+from infra.settings import ActorResources, RayResources
+
+Result = TypeVar("Result")
+
+
+class Works(Protocol[Result]):
+    """A class whose instances live in an actor and turn a unit of work into a result."""
+
+    def run(self, unit: Any) -> Result: ...
+
+
+@contextmanager
+def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
+    """Join the cluster of the profile, or start Ray on this machine and stop it at the end.
+
+    Call it on a thread that lasts: a cluster started from a thread that ends is lost with it.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    log_dir.mkdir(parents=True, exist_ok=True)
+    local = resources.address is None
+    options: dict[str, Any] = {"address": "local" if local else resources.address, "log_to_driver": False}
+    if local:
+        options |= {
+            "num_cpus": resources.num_cpus,
+            "object_store_memory": resources.object_store_memory_bytes,
+            "include_dashboard": False,
+        }
+    try:
+        ray.init(logging_level="ERROR", **options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise PlatformError(
+            f"Ray at {resources.address or 'this machine'} cannot be reached ({str(error).splitlines()[0]}); "
+            "expected a running cluster or room to start one. Check ray.address in the profile and /dev/shm."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_units(
+    worker: type[Works[Result]],
+    arguments: Mapping[str, Any],
+    units: Mapping[str, Any],
+    resources: ActorResources,
+    on_result: Callable[[str, Result], None],
+) -> None:
+    """Run every unit on a pool of actors; results arrive in any order, each unit exactly once.
+
+    An actor that dies costs the unit it had: a new one takes the unit over, at most `max_restarts` times per unit.
+    Errors raised by the work itself are raised here as they are.
+    """
+    import ray
+
+    environment = {"OMP_NUM_THREADS": str(resources.threads_per_actor), "TOKENIZERS_PARALLELISM": "false"}
+    remote = ray.remote(
+        num_cpus=resources.threads_per_actor, num_gpus=resources.gpus_per_actor, runtime_env={"env_vars": environment}
+    )(worker)
+
+    def start() -> Any:
+        return remote.remote(**arguments)
+
+    waiting = list(units)
+    deaths: dict[str, int] = {}
+    busy: dict[Any, tuple[str, Any]] = {}
+    idle = [start() for _ in range(min(resources.num_actors, len(waiting)))]
+    try:
+        while waiting or busy:
+            while waiting and idle:
+                actor, name = idle.pop(), waiting.pop(0)
+                busy[actor.run.remote(units[name])] = (name, actor)
+            done, _ = ray.wait(list(busy), num_returns=1)
+            name, actor = busy.pop(done[0])
+            try:
+                result = ray.get(done[0])
+            except ray.exceptions.RayActorError as error:
+                deaths[name] = deaths.get(name, 0) + 1
+                if deaths[name] > resources.max_restarts:
+                    raise _gave_up(worker, name, deaths[name], error) from error
+                waiting.insert(0, name)
+                idle.append(start())
+                continue
+            except ray.exceptions.RayTaskError as error:
+                raise _own_error(error) from error
+            on_result(name, result)
+            idle.append(actor)
+    finally:
+        for actor in [*idle, *(actor for _, actor in busy.values())]:
+            ray.kill(actor)
+
+
+def _own_error(error: Any) -> BaseException:
+    """The exception the work raised, without Ray's wrapping."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, FrostlineError) else error  # type: ignore[no-any-return]
+
+
+def _gave_up(worker: type, name: str, deaths: int, error: BaseException) -> PlatformError:
+    reason = str(error).strip().splitlines()[0]
+    return PlatformError(
+        f"{worker.__name__}: {deaths} actors died over unit {name!r} ({reason}); expected it to finish. "
+        "Most often memory runs out: lower batch_size or num_actors in the profile, then start again to resume."
+    )

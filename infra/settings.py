@@ -1,0 +1,106 @@
+"""Where things are (settings, from the environment) and with how much (a profile, from YAML)."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.errors import ConfigError
+from infra.yaml_config import parse, read_yaml
+
+
+class Settings(BaseSettings):
+    """Places and servers. Every field can be set as FROSTLINE_<NAME>; secrets stay in the usual AWS variables."""
+
+    model_config = SettingsConfigDict(env_prefix="FROSTLINE_", frozen=True, extra="forbid")
+    var_dir: Path = Path("var")
+    store_uri: str | None = None
+    """Default: `{var_dir}/store`."""
+    cache_dir: Path | None = None
+    mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
+    """Default: SQLite under `var_dir`."""
+
+    @property
+    def store(self) -> str:
+        return self.store_uri or str(self.var_dir.absolute() / "store")
+
+    @property
+    def cache(self) -> Path:
+        return (self.cache_dir or self.var_dir / "cache").absolute()
+
+    @property
+    def logs(self) -> Path:
+        return self.var_dir.absolute() / "logs"
+
+    @property
+    def mlflow(self) -> str:
+        return self.mlflow_tracking_uri or f"sqlite:///{self.var_dir.absolute()}/mlflow/mlflow.db"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RayResources(_Strict):
+    """How to reach Ray."""
+
+    address: str | None = None
+    """None starts Ray on this machine; `auto` or `ray://host:port` joins a cluster."""
+    num_cpus: int | None = Field(default=None, gt=0)
+    object_store_memory_bytes: int = Field(default=256 * 2**20, gt=0)
+
+
+class ActorResources(_Strict):
+    """Ray actors of one step."""
+
+    num_actors: int = Field(gt=0)
+    threads_per_actor: int = Field(default=1, gt=0)
+    gpus_per_actor: float = Field(default=0, ge=0)
+    batch_size: int = Field(default=64, gt=0)
+    """Images or prompts per forward. Kept out of fingerprints: features and texts agree whatever it is."""
+    max_restarts: int = Field(default=3, ge=0)
+
+
+class TrainResources(_Strict):
+    """Ranks of a training."""
+
+    num_ranks: int = Field(gt=0)
+    threads_per_rank: int = Field(gt=0)
+    """Said aloud because Ray would set OMP_NUM_THREADS=1, and because bits depend on it."""
+    gpus_per_rank: Literal[0, 1] = 0
+    micro_batch_images: int = Field(gt=0)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    max_failures: int = Field(default=2, ge=0)
+    """How often the group is started again after a rank died."""
+    rank_timeout_seconds: int = Field(default=300, gt=0)
+
+
+class Profile(_Strict):
+    """Where a recipe runs and with how much. Nothing in here may change what an output holds."""
+
+    name: str
+    ray: RayResources
+    base: ActorResources
+    featurize: ActorResources
+    train: TrainResources
+    evaluate: ActorResources
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """A profile by name (`laptop`, `gpu`, `cluster`) or by path."""
+    return parse(Profile, read_profile(name_or_path), where=f"profile {name_or_path}")
+
+
+def read_profile(name_or_path: str) -> dict[str, object]:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return read_yaml(path)
+    shipped = files("infra") / "profiles" / f"{name_or_path}.yaml"
+    if not shipped.is_file():
+        known = sorted(p.name.removesuffix(".yaml") for p in (files("infra") / "profiles").iterdir())
+        raise ConfigError(
+            f"profile {name_or_path!r} was not found; expected one of {', '.join(known)} or the path of a YAML file."
+        )
+    return read_yaml(Path(str(shipped)))

@@ -1,0 +1,17 @@
+"""What every step is given besides its configuration and inputs."""
+
+from dataclasses import dataclass
+
+from infra.part_cache import PartCache
+from infra.progress import Progress
+from infra.settings import Profile, Settings
+from infra.store import Store
+
+
+@dataclass(frozen=True)
+class Workspace:
+    settings: Settings
+    profile: Profile
+    store: Store
+    cache: PartCache
+    progress: Progress

@@ -1,0 +1,1 @@
+"""Scores of generated text, as pure functions of predictions and references."""
