@@ -21,6 +21,10 @@ from infra.record import Record, record_of
 from infra.store import Store
 
 
+UNFINISHED = ("journal", "checkpoints")
+"""Folders of a step where an unfinished attempt leaves what a later one goes on from."""
+
+
 class Part(BaseModel):
     """One immutable file of an output."""
 
@@ -189,7 +193,8 @@ def ensure_output(
         record=record_of(started, resources),
     )
     committed = commit(store, request, manifest)
-    store.delete(f"{request.step}/journal/{request.fingerprint}")
+    for folder in UNFINISHED:
+        store.delete(f"{request.step}/{folder}/{request.fingerprint}")
     return committed, False
 
 

@@ -6,16 +6,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from infra.errors import FrostlineError, PlatformError
+from infra.errors import PlatformError
+from infra.progress import Progress
 from infra.settings import ActorResources, RayResources
 
 Result = TypeVar("Result")
+WAIT_SECONDS = 1.0
 
 
 class Works(Protocol[Result]):
     """A class whose instances live in an actor and turn a unit of work into a result."""
 
     def run(self, unit: Any) -> Result: ...
+
+
+class Board:
+    """Lives in an actor: what workers say of their progress, until the driver takes it."""
+
+    def __init__(self) -> None:
+        self._said: list[tuple[str, int, str]] = []
+
+    def say(self, label: str, amount: int, note: str) -> None:
+        """`amount` more units of `label` are done."""
+        self._said.append((label, amount, note))
+
+    def take(self) -> list[tuple[str, int, str]]:
+        said, self._said = self._said, []
+        return said
+
+
+def start_board() -> Any:
+    """A board's actor handle; it costs no CPU of the cluster's count."""
+    import ray
+
+    return ray.remote(num_cpus=0)(Board).remote()
+
+
+def pass_on(board: Any, progress: Progress) -> None:
+    """Tell `progress` what the workers said since the last call."""
+    import ray
+
+    for label, amount, note in ray.get(board.take.remote()):
+        progress.advance(label, amount, note)
 
 
 @contextmanager
@@ -59,11 +91,12 @@ def run_units(
     units: Mapping[str, Any],
     resources: ActorResources,
     on_result: Callable[[str, Result], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> None:
     """Run every unit on a pool of actors; results arrive in any order, each unit exactly once.
 
     An actor that dies costs the unit it had: a new one takes the unit over, at most `max_restarts` times per unit.
-    Errors raised by the work itself are raised here as they are.
+    Errors raised by the work itself are raised here as they are. `on_wait` is called about every second.
     """
     import ray
 
@@ -84,7 +117,10 @@ def run_units(
             while waiting and idle:
                 actor, name = idle.pop(), waiting.pop(0)
                 busy[actor.run.remote(units[name])] = (name, actor)
-            done, _ = ray.wait(list(busy), num_returns=1)
+            done, _ = ray.wait(list(busy), num_returns=1, timeout=WAIT_SECONDS)
+            on_wait()
+            if not done:
+                continue
             name, actor = busy.pop(done[0])
             try:
                 result = ray.get(done[0])
@@ -107,7 +143,7 @@ def run_units(
 def _own_error(error: Any) -> BaseException:
     """The exception the work raised, without Ray's wrapping."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, FrostlineError) else error  # type: ignore[no-any-return]
+    return cause if isinstance(cause, Exception) else error  # type: ignore[no-any-return]
 
 
 def _gave_up(worker: type, name: str, deaths: int, error: BaseException) -> PlatformError:

@@ -27,11 +27,14 @@ class LedgerEntry(BaseModel):
     """MLflow's number of the version that serves from here on."""
     previous_version: str | None
     """The version that served before; None for the first champion."""
+    train_fingerprint: str
+    """The `train` output it came from, so that it can be evaluated on new test rows."""
     register_fingerprint: str
     inputs: dict[str, str]
     """Inputs of that `register` output, so that registering the champion again finds its own output."""
     reasons: list[str]
     decided_at: str = ""
+    """Set by `append_promotion`, like the token."""
     token: str = ""
     """Differs between any two writers, so that a store that compares contents after a lost answer
     cannot take a rival's equal decision for its own."""

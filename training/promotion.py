@@ -39,7 +39,7 @@ class PromotionRule(BaseModel):
 
 
 @dataclass(frozen=True)
-class Scores:
+class ModelScores:
     """One model on one test split; `control` holds the same metrics with the images swapped."""
 
     model_digest: str
@@ -59,7 +59,7 @@ class Promotion(BaseModel):
     reasons: list[str]
 
 
-def decide_promotion(champion: Scores | None, challenger: Scores, rule: PromotionRule) -> Promotion:
+def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule: PromotionRule) -> Promotion:
     """Raises ConfigError where the rule names a metric that was not measured."""
     if champion is not None and champion.model_digest == challenger.model_digest:
         reason = "this model is the champion already; nothing changes"
@@ -83,7 +83,7 @@ def decide_promotion(champion: Scores | None, challenger: Scores, rule: Promotio
     )
 
 
-def _against_control(scores: Scores, rule: PromotionRule) -> tuple[bool, list[str]]:
+def _against_control(scores: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
     passed, reasons = True, []
     for name, margin in sorted(rule.control_margins.items()):
         value, control = _of(scores.metrics, name, "metrics"), _of(scores.control, name, "control")
@@ -103,7 +103,7 @@ def _against_control(scores: Scores, rule: PromotionRule) -> tuple[bool, list[st
     return passed, reasons
 
 
-def _against_floors(scores: Scores, rule: PromotionRule) -> tuple[bool, list[str]]:
+def _against_floors(scores: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
     passed, reasons = True, []
     for name, floor in sorted(rule.floors.items()):
         value = _of(scores.metrics, name, "metrics")
@@ -112,7 +112,7 @@ def _against_floors(scores: Scores, rule: PromotionRule) -> tuple[bool, list[str
     return passed, reasons
 
 
-def _against_champion(champion: Scores, challenger: Scores, rule: PromotionRule) -> tuple[bool, str]:
+def _against_champion(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, str]:
     name = rule.primary_metric
     new, old = _of(challenger.metrics, name, "metrics"), _of(champion.metrics, name, "champion's metrics")
     gain = new - old

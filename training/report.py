@@ -124,13 +124,8 @@ def render_report(report: Report, gallery: Sequence[GalleryItem]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "figure": _figure,
-        "margin": _margin,
-        "bar": _bar,
-        "metric_name": _metric_name,
-        "words": _words,
-    }
+    environment.filters |= {"figure": _figure, "short": _short, "margin": _margin, "bar": _bar}
+    environment.filters |= {"metric_name": _metric_name, "words": _words}
     slice_groups: dict[str, list[Slice]] = {}
     for each in report.slices:
         slice_groups.setdefault(each.name, []).append(each)
@@ -175,6 +170,11 @@ def _figure(value: Any, key: str = "") -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 10_000 or value == 0 else f"{value:.3g}"
 
 
+def _short(value: float) -> str:
+    """Three digits, for curves, whose values may be as small as a learning rate."""
+    return f"{value:.3g}".replace("-", "\u2212")
+
+
 def _margin(value: float, control: float, key: str) -> str:
     """How far the model is above its control: points for shares, else the difference, then the ratio."""
     difference = f"{100 * (value - control):+.1f} points" if key in _SHARES else f"{value - control:+.3f}"
@@ -183,7 +183,7 @@ def _margin(value: float, control: float, key: str) -> str:
 
 
 def _bar(value: float, others: Sequence[float]) -> float:
-    """Width in percent. Scores up to 1 share the scale 0..1; CIDEr-D, which has no fixed one, fills up at its larger."""
+    """Width in percent, on the scale 0..1, or up to the largest of the others where that is above 1 (CIDEr-D)."""
     return round(100 * max(0.0, value) / max(1.0, *others), 2)
 
 

@@ -19,9 +19,7 @@ from training.base.tokenizer import checked_id
 class LanguageModelProblem:
     """Loss on the targets of all questions of a scene, which share one copy of its description."""
 
-    def __init__(
-        self, config: LanguageModelConfig, seed: int, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
+    def __init__(self, config: LanguageModelConfig, seed: int, tokenizer: PreTrainedTokenizerFast) -> None:
         self.config, self.seed, self.tokenizer = config, seed, tokenizer
         self._read_corpus()
 
@@ -34,7 +32,7 @@ class LanguageModelProblem:
         torch.manual_seed(self.seed)
         # Rows of the table are a multiple of 8 and at least the tokenizer's, whatever it merged.
         vocab_tokens = -(-len(self.tokenizer) // 8) * 8
-        return LlamaForCausalLM(
+        model: nn.Module = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=vocab_tokens,
                 hidden_size=config.width,
@@ -49,6 +47,7 @@ class LanguageModelProblem:
                 initializer_range=config.width**-0.5,
             )
         )
+        return model
 
     def loss(self, module: nn.Module, global_step: int) -> Tensor:
         model = cast(LlamaForCausalLM, module)
@@ -68,20 +67,16 @@ class LanguageModelProblem:
         ).last_hidden_state
         hidden_BTD, labels_BT = hidden_BLD[:, num_vectors:], self.labels_NT[scenes_B]
         scored_BT = labels_BT >= 0
-        losses = functional.cross_entropy(
-            model.lm_head(hidden_BTD[scored_BT]), labels_BT[scored_BT], reduction="none"
-        )
+        losses = functional.cross_entropy(model.lm_head(hidden_BTD[scored_BT]), labels_BT[scored_BT], reduction="none")
         weights = self.weights_NT[scenes_B][scored_BT]
-        return cast(Tensor, (losses * weights).sum() / weights.sum())
+        return (losses * weights).sum() / weights.sum()
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Model and tokenizer, in one folder."""
         cast(LlamaForCausalLM, module).save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
 
-    def _description(
-        self, model: LlamaForCausalLM, scenes_B: Tensor, random: torch.Generator
-    ) -> Tensor:
+    def _description(self, model: LlamaForCausalLM, scenes_B: Tensor, random: torch.Generator) -> Tensor:
         """Sum of each vector's words, in shuffled places, plus noise; spare places hold noise alone."""
         words_BSW = self.words_NSW[scenes_B]
         order_BS = torch.rand(words_BSW.shape[:2], generator=random).argsort(dim=1)
@@ -126,9 +121,7 @@ class LanguageModelProblem:
         self.tokens_NT, self.branch_NT, self.positions_NT, self.labels_NT = table.unbind(dim=2)
         # A caption has six times the tokens of an answer; weighting by the root keeps it from
         # drowning the questions.
-        same_NTT = (self.branch_NT[:, :, None] == self.branch_NT[:, None, :]) & (
-            self.labels_NT[:, None, :] >= 0
-        )
+        same_NTT = (self.branch_NT[:, :, None] == self.branch_NT[:, None, :]) & (self.labels_NT[:, None, :] >= 0)
         self.weights_NT = same_NTT.sum(dim=2).clamp(min=1).float().rsqrt()
 
     def _ids(self, texts: list[str]) -> list[list[int]]:

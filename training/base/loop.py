@@ -49,7 +49,7 @@ def run_supervised(
             group["lr"] = learning_rate_at(schedule, step)
         loss = problem.loss(module, step)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         nn.utils.clip_grad_norm_(module.parameters(), schedule.clip_norm)
         optimizer.step()
         report(step + 1, loss.item())
@@ -85,17 +85,11 @@ def capture_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
     return state
 
 
-def restore_state(
-    module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]
-) -> None:
-    module.load_state_dict(
-        {name.removeprefix(_MODULE): v for name, v in state.items() if name.startswith(_MODULE)}
-    )
+def restore_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+    module.load_state_dict({name.removeprefix(_MODULE): v for name, v in state.items() if name.startswith(_MODULE)})
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.startswith(_OPTIMIZER):
             index, name = key.removeprefix(_OPTIMIZER).split(".", 1)
             moments.setdefault(int(index), {})[name] = value.clone()
-    optimizer.load_state_dict(
-        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -87,11 +87,9 @@ class TowerProblem:
         pixels_B3HW = _shifted(self.pixels_N3HW[scenes_B], self.config.shift_px, random)
         digit_logits, colour_logits = module(pixels_B3HW.float() / 127.5 - 1)
         digits_BHW, colours_BHW = self.labels_N2HW[scenes_B].unbind(dim=1)
-        digit_loss = functional.cross_entropy(
-            digit_logits, torch.where(digits_BHW == _NOTHING, 10, digits_BHW)
-        )
+        digit_loss = functional.cross_entropy(digit_logits, torch.where(digits_BHW == _NOTHING, 10, digits_BHW))
         colour_loss = functional.cross_entropy(colour_logits, colours_BHW, ignore_index=_NOTHING)
-        return cast(Tensor, digit_loss + 0.3 * colour_loss)
+        return digit_loss + 0.3 * colour_loss
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Tower without heads, and its preprocessing, in one folder."""
@@ -110,7 +108,5 @@ def _shifted(pixels_B3HW: Tensor, shift_px: int, random: torch.Generator) -> Ten
     moves_B2 = torch.randint(-shift_px, shift_px + 1, (batch, 2), generator=random)
     places_B2S = (torch.arange(size_px) + moves_B2[..., None]).clamp(0, size_px - 1)
     examples_B11 = torch.arange(batch)[:, None, None]
-    moved_BHW3 = pixels_B3HW.permute(0, 2, 3, 1)[
-        examples_B11, places_B2S[:, 0, :, None], places_B2S[:, 1, None, :]
-    ]
+    moved_BHW3 = pixels_B3HW.permute(0, 2, 3, 1)[examples_B11, places_B2S[:, 0, :, None], places_B2S[:, 1, None, :]]
     return moved_BHW3.permute(0, 3, 1, 2)

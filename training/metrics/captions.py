@@ -79,7 +79,7 @@ def _corpus_bleu(hypotheses: list[str], targets: list[list[str]]) -> list[float]
 
 
 def _bleu_and_rouge(hypotheses: list[str], targets: list[list[str]]) -> dict[str, tuple[float, ...]]:
-    from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped, unused-ignore]
+    from pycocoevalcap.rouge.rouge import Rouge
 
     rouge = Rouge()
     scores = {
@@ -95,14 +95,14 @@ def _bleu_and_rouge(hypotheses: list[str], targets: list[list[str]]) -> dict[str
 
 def _bleu(hypotheses: list[str], targets: list[list[str]]) -> tuple[list[float], list[list[float]]]:
     """The corpus score for n = 1..4, and for each n one score per example."""
-    from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped, unused-ignore]
+    from pycocoevalcap.bleu.bleu import Bleu
 
     corpus, per_example = Bleu(4).compute_score(dict(enumerate(targets)), _as_results(hypotheses), verbose=0)
     return corpus, per_example
 
 
 def _cider(hypotheses: list[str], targets: list[list[str]]) -> tuple[float, ...]:
-    from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped, unused-ignore]
+    from pycocoevalcap.cider.cider import Cider
 
     if not any(any(several) for several in targets):
         return (0.0,) * len(hypotheses)  # the scorer fails on a reference set without a single word

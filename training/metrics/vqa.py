@@ -19,17 +19,18 @@ _CONTRACTIONS = (
     "that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've "
     "weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll "
     "why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
-).split()
+)
 
 
 def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
 
 
-_SPELLED_OUT = {short: word for word in _CONTRACTIONS for short in _without_one_apostrophe(word)}
-_DIGITS = dict(
-    zip("none zero one two three four five six seven eight nine ten".split(), "0 0 1 2 3 4 5 6 7 8 9 10".split())
-)
+_SPELLED_OUT = {short: word for word in _CONTRACTIONS.split() for short in _without_one_apostrophe(word)}
+_DIGITS = {
+    "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
+    "seven": "7", "eight": "8", "nine": "9", "ten": "10",
+}  # fmt: skip
 _ARTICLES = frozenset({"a", "an", "the"})
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")

@@ -1,0 +1,157 @@
+"""The `frostline` command. Heavy imports are inside the commands, so that --help answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infra.errors import FrostlineError
+
+app = typer.Typer(
+    name="frostline",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Retrain vision-language models on a schedule: ingest → featurize → train → evaluate → register.",
+    epilog="Start with:  [bold]frostline run quickstart[/]   then   [bold]frostline status[/]",
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe (quickstart) or the path of a YAML file.")]
+ProfileOption = Annotated[str, typer.Option(help="Where and with how much: laptop, gpu, cluster or a YAML file.")]
+StoreOption = Annotated[str | None, typer.Option(help="Local path or s3://bucket/prefix. Default: var/store.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="path.to.key=value in the recipe; profile.path.to.key=value in the profile.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+UntilOption = Annotated[str | None, typer.Option(help="Stop after this step.")]
+ForceOption = Annotated[list[str], typer.Option(help="Make this step's output anew. May be given several times.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument = "quickstart",
+    profile: ProfileOption = "laptop",
+    store: StoreOption = None,
+    set_: SetOption = [],  # noqa: B006  typer reads it once
+    until: UntilOption = None,
+    force: ForceOption = [],  # noqa: B006
+    json: JsonOption = False,
+) -> None:
+    """Run a recipe to a registered model. What is there already is reused; what was begun is resumed.
+
+    Examples:
+
+      frostline run quickstart
+
+      frostline run my_recipe.yaml --set training.learning_rate=0.0005
+
+      frostline run my_recipe.yaml --store s3://bucket/prefix --profile gpu --json
+    """
+    from flows.commands import run_command
+
+    run_command(recipe, profile, store, set_, until, frozenset(force), json)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument = "quickstart",
+    profile: ProfileOption = "laptop",
+    store: StoreOption = None,
+    set_: SetOption = [],  # noqa: B006
+    json: JsonOption = False,
+) -> None:
+    """Say which steps would run or be reused, and why. Starts no engine and writes nothing.
+
+    Example:  frostline plan quickstart --set training.learning_rate=0.0005
+    """
+    from flows.commands import plan_command
+
+    plan_command(recipe, profile, store, set_, json)
+
+
+@app.command()
+def status(store: StoreOption = None, json: JsonOption = False) -> None:
+    """Outputs in the store, model versions and their aliases."""
+    from flows.commands import status_command
+
+    status_command(store, json)
+
+
+@app.command()
+def caption(
+    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Describe images with a registered model.
+
+    Example:  frostline caption models:/quickstart@champion picture.png
+    """
+    from flows.commands import caption_command
+
+    caption_command(model_uri, images, store, json)
+
+
+@app.command()
+def ask(
+    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    question: Annotated[str, typer.Argument(help="A question about it.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask a registered model about an image.
+
+    Example:  frostline ask models:/quickstart@champion picture.png "how many digits are there?"
+    """
+    from flows.commands import ask_command
+
+    ask_command(model_uri, image, question, store, json)
+
+
+@app.command()
+def verify(store: StoreOption = None, json: JsonOption = False) -> None:
+    """Read everything committed again and compare digests. Exit code 4 where anything is missing or damaged."""
+    from flows.commands import verify_command
+
+    verify_command(store, json)
+
+
+def main() -> None:
+    """Entry point: one sentence per error; a traceback only with --debug."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+    except Exception as error:
+        sys.exit(_told(error, debug))
+
+
+def _told(error: Any, debug: bool) -> int:
+    """Print what a person needs of the error and return the exit code."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, FrostlineError):
+        print(f"frostline: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
+    if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
+        print(f"frostline: {error.format_message()} Try frostline --help.", file=sys.stderr)
+        return 2
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    print(
+        f"frostline: {type(error).__name__}: {reason}. This is a fault of Frostline or of an engine; "
+        "start again with --debug for the traceback; work done so far is kept.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    main()

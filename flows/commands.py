@@ -1,0 +1,190 @@
+"""What the commands do: open, plan, run, show."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows.opened import open_workspace
+from flows.plan import Plan, make_plan
+from flows.recipe import Recipe, load_recipe, split_assignments
+from flows.steps import STEPS
+from flows.summary import RunSummary, report_path, step_result, summarise
+from flows.terminal import Bars, plan_table, show_summary
+from infra.errors import ConfigError, DataError
+from infra.logs import engines_to, new_log_file
+from infra.outputs import Manifest
+from infra.progress import Silent
+from infra.workspace import Workspace
+
+
+def run_command(
+    recipe: str,
+    profile: str,
+    store: str | None,
+    assignments: Sequence[str],
+    until: str | None,
+    force: frozenset[str],
+    as_json: bool,
+) -> None:
+    recipe_values, profile_values = split_assignments(assignments)
+    opened = load_recipe(recipe, recipe_values)
+    _check_steps([*filter(None, [until]), *force])
+    reading = open_workspace(profile, Silent(), store, profile_values, writable=False)
+    planned, outputs = make_plan(opened, reading, until, force)
+    if planned.all_reused:
+        summary = _all_reused(opened, dict(outputs), reading)
+        _finish(Console(), summary, dict(outputs), reading, as_json, log=None)
+        return
+    log = new_log_file(reading.settings.logs)
+    with engines_to(log) as (output, error):
+        terminal = Console(file=error)
+        bars = Bars(terminal)
+        _announce(terminal, planned, log)
+        workspace = open_workspace(profile, bars, store, profile_values)
+        with bars.shown():
+            summary, made = _run_in_flow(opened, workspace, bars, until, force)
+        _finish(Console(file=output), summary, made, workspace, as_json, log)
+
+
+def _run_in_flow(
+    recipe: Recipe, workspace: Workspace, bars: Bars, until: str | None, force: frozenset[str]
+) -> tuple[RunSummary, dict[str, Manifest]]:
+    from dataclasses import replace
+
+    from flows.retrain import in_flow
+    from flows.progress_artifact import ProgressArtifact  # isort: skip  retrain sets Prefect's environment first
+
+    return in_flow(recipe, replace(workspace, progress=ProgressArtifact(bars)), until, force)
+
+
+def _all_reused(recipe: Recipe, outputs: dict[str, Manifest], workspace: Workspace) -> RunSummary:
+    del recipe
+    results = [step_result(manifest, True, time.monotonic(), workspace) for manifest in outputs.values()]
+    return summarise(results, outputs, workspace)
+
+
+def _announce(terminal: Console, planned: Plan, log: Path) -> None:
+    terminal.print(plan_table(planned))
+    terminal.print(f"\nStarting Prefect (about 10 s). The engines' own log: {log}", soft_wrap=True, highlight=False)
+
+
+def _finish(
+    console: Console,
+    summary: RunSummary,
+    outputs: dict[str, Manifest],
+    workspace: Workspace,
+    as_json: bool,
+    log: Path | None,
+) -> None:
+    if as_json:
+        print(summary.model_dump_json(indent=2), file=console.file)
+        return
+    show_summary(console, summary, outputs.get("register"), _hints(summary, outputs, workspace, log))
+
+
+def _hints(
+    summary: RunSummary, outputs: dict[str, Manifest], workspace: Workspace, log: Path | None
+) -> list[tuple[str, str]]:
+    settings = workspace.settings
+    hints: list[tuple[str, str]] = []
+    if "evaluate" in outputs:
+        hints.append(("report", str(report_path(outputs["evaluate"], workspace))))
+    if summary.model is not None:
+        hints.append(("use it", f"frostline caption {summary.model.uri} IMAGE"))
+        hints.append(("MLflow UI", f"mlflow ui --backend-store-uri {settings.mlflow}"))
+    hints.append(("Prefect UI", f"PREFECT_HOME={settings.var_dir.absolute() / 'prefect'} prefect server start"))
+    hints.append(("store", workspace.store.uri))
+    if log is not None:
+        hints.append(("log", str(log)))
+    return hints
+
+
+def _check_steps(names: Sequence[str]) -> None:
+    known = [step.name for step in STEPS]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"step {name!r} was found; expected one of {', '.join(known)}.")
+
+
+def plan_command(recipe: str, profile: str, store: str | None, assignments: Sequence[str], as_json: bool) -> None:
+    recipe_values, profile_values = split_assignments(assignments)
+    opened = load_recipe(recipe, recipe_values)
+    workspace = open_workspace(profile, Silent(), store, profile_values, writable=False)
+    planned, _ = make_plan(opened, workspace)
+    if as_json:
+        print(planned.model_dump_json(indent=2))
+    else:
+        Console().print(plan_table(planned))
+
+
+def status_command(store: str | None, as_json: bool) -> None:
+    from flows.status import read_status, show_status
+
+    workspace = open_workspace("laptop", Silent(), store, writable=False)
+    found = read_status(workspace)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show_status(Console(), found)
+
+
+def verify_command(store: str | None, as_json: bool) -> None:
+    import typer
+
+    from infra.verify import verify_store
+
+    workspace = open_workspace("laptop", Silent(), store, writable=False)
+    report = verify_store(workspace.store)
+    if as_json:
+        print(json.dumps({"num_outputs": report.num_outputs, "num_parts": report.num_parts, "damaged": report.damaged}))
+    else:
+        for line in report.damaged:
+            print(line)
+        print(f"{report.num_outputs} outputs, {report.num_parts} parts, {len(report.damaged)} damaged")
+    if report.damaged:
+        raise typer.Exit(4)
+
+
+def caption_command(model_uri: str, images: Sequence[Path], store: str | None, as_json: bool) -> None:
+    predictor = _predictor(model_uri, store)
+    captions = predictor.caption([_image(path) for path in images])
+    found = [{"image": str(path), "caption": text} for path, text in zip(images, captions, strict=True)]
+    _show_answers(found, "caption", as_json)
+
+
+def ask_command(model_uri: str, image: Path, question: str, store: str | None, as_json: bool) -> None:
+    predictor = _predictor(model_uri, store)
+    (answer,) = predictor.ask(_image(image), [question])
+    _show_answers([{"image": str(image), "question": question, "answer": answer}], "answer", as_json)
+
+
+def _predictor(model_uri: str, store: str | None) -> Any:
+    from flows.serving import open_predictor
+
+    return open_predictor(model_uri, open_workspace("laptop", Silent(), store, writable=False))
+
+
+def _image(path: Path) -> bytes:
+    from data_prep.images import decode
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read ({error.strerror}); expected an image file. Check the path.") from error
+    try:
+        decode(data)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return data
+
+
+def _show_answers(found: list[dict[str, str]], key: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    for line in found:
+        print(line[key] if len(found) == 1 else f"{line['image']}: {line[key]}")

@@ -1,0 +1,73 @@
+"""Putting the `register` step together: the challenger's outputs, and the champion's scores on the same test rows."""
+
+from flows.recipe import Recipe
+from flows.steps import Outputs
+from infra import ray
+from infra.errors import IntegrityError
+from infra.outputs import Attempt, Draft, Manifest, ensure_output, read_manifest
+from infra.tracking import Registry
+from infra.workspace import Workspace
+from training.ledger import LedgerEntry
+from training.promotion import ModelScores
+from training.register import Registration, champion_of, champion_scores, register, scores_of
+from training.version import VersionParts
+
+
+def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace: Workspace) -> Draft:
+    """Register the trained model and decide whether it serves."""
+    champion = champion_of(attempt.request, attempt.store)
+    evaluation = outputs["evaluate"]
+    scores: ModelScores | None = None
+    if champion is not None:
+        scores = champion_scores(attempt.store, champion, evaluation)
+        scores = scores or scores_of(evaluate_champion(champion, recipe, outputs, workspace))
+    parts = VersionParts(
+        dataset=outputs["ingest"],
+        features=outputs["featurize"],
+        train=outputs["train"],
+        base=outputs.get("base"),
+        vision_tower=recipe.vision_tower,
+        language_model=recipe.language_model,
+    )
+    registration = Registration(recipe.promotion, recipe.model_name, parts, evaluation, scores)
+    return register(registration, attempt, workspace)
+
+
+def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> Manifest:
+    """The champion's evaluation on today's test split, through its own tower and language model."""
+    from data_prep.featurize import featurize, featurize_request
+    from training.evaluate import EvaluationInputs, evaluate, evaluate_request
+    from training.predictor import fetch_package, verified_folder
+    from training.package import read_package  # isort: skip
+
+    key = f"train/{champion.train_fingerprint}/manifest.json"
+    train = read_manifest(workspace.store, key)
+    version = Registry(workspace.settings.mlflow).find_version(recipe.model_name, champion.model_digest)
+    if train is None or version is None:
+        raise IntegrityError(
+            f"{recipe.model_name}: the champion {champion.model_digest[:12]}… has "
+            f"{'no output ' + key if train is None else 'no version in MLflow'}; expected both, to compare with it. "
+            "Restore the store or the MLflow server that it was registered in."
+        )
+    registry = Registry(workspace.settings.mlflow)
+    card = read_package(fetch_package(registry, version, workspace.cache.folder)).card
+    tower_folder, lm_folder = (
+        verified_folder(pin, workspace.cache.folder, workspace.store)
+        for pin in (card.vision_tower, card.language_model)
+    )
+    dataset = outputs["ingest"]
+    resources = workspace.profile.model_dump(mode="json")
+    with ray.connected(workspace.profile.ray, workspace.settings.logs):
+        wanted = featurize_request(card.features, recipe.name, dataset, card.vision_tower.digest)
+        features, _ = ensure_output(
+            workspace.store,
+            wanted,
+            lambda attempt: featurize(card.features, dataset, tower_folder, attempt, workspace),
+            resources,
+        )
+        inputs = EvaluationInputs(recipe.model_name, train, dataset, features, lm_folder)
+        asked = evaluate_request(recipe.evaluation, recipe.name, train, dataset, features)
+        evaluation, _ = ensure_output(
+            workspace.store, asked, lambda attempt: evaluate(recipe.evaluation, inputs, attempt, workspace), resources
+        )
+    return evaluation

@@ -1,0 +1,128 @@
+"""The `retrain` flow: all steps of a recipe, each a task that reuses or makes its output."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when prefect is imported
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+from prefect import Task, flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.opened import open_workspace
+from flows.progress_artifact import ProgressArtifact
+from flows.recipe import Recipe, load_recipe
+from flows.steps import Outputs, Step, run_step, steps_of
+from flows.summary import RunSummary, StepResult, report_path, step_result, summarise
+from infra import ray
+from infra.errors import FrostlineError
+from infra.outputs import Manifest
+from infra.workspace import Workspace
+
+NEEDS_RAY = {"base", "featurize", "train", "evaluate"}
+
+
+def _is_passing(_: Any, __: Any, state: State[Any]) -> bool:
+    """Configuration and data faults never go away by trying again; platform faults do."""
+    try:
+        state.result()
+    except FrostlineError as error:
+        return error.retryable
+    except Exception:  # an engine's own error: its class tells nothing
+        return False
+    return False
+
+
+def step_task(step: Step, recipe: Recipe, workspace: Workspace, forced: bool) -> Task[..., Any]:
+    """The step as a Prefect task that takes and gives manifests only. A reused output shows as `Cached`."""
+
+    @task(
+        name=step.name,
+        cache_policy=NO_CACHE,
+        retries=2,
+        retry_delay_seconds=5,
+        retry_condition_fn=_is_passing,
+        persist_result=False,
+    )
+    def ensure(**outputs: Manifest) -> Any:
+        manifest, reused = run_step(step, recipe, outputs, workspace, forced)
+        return Completed(name="Cached", data=manifest) if reused else manifest
+
+    return ensure
+
+
+@flow(name="retrain", flow_run_name="retrain-{recipe}", persist_result=False, validate_parameters=True)
+def retrain(
+    recipe: str = "quickstart", profile: str = "laptop", assignments: Sequence[str] = (), store_uri: str | None = None
+) -> dict[str, Any]:
+    """Ingest, featurize, train, evaluate and register; what is there already is reused.
+
+    `assignments` are `path.to.key=value` overrides of the recipe. Returns the object of `frostline run --json`."""
+    opened = load_recipe(recipe, assignments)
+    workspace = open_workspace(profile, store_uri=store_uri, progress=ProgressArtifact())
+    return run_recipe(opened, workspace, until=None)[0].model_dump(mode="json")
+
+
+def run_recipe(
+    recipe: Recipe, workspace: Workspace, until: str | None = None, forced: frozenset[str] = frozenset()
+) -> tuple[RunSummary, dict[str, Manifest]]:
+    """Run the steps in order inside a flow run, up to and with `until`. Ray starts when a step first needs it."""
+    outputs: dict[str, Manifest] = {}
+    results: list[StepResult] = []
+    with ExitStack() as engines:
+        for step in steps_of(recipe):
+            started = time.monotonic()
+            if step.name in NEEDS_RAY and (step.name in forced or not _is_there(step, recipe, outputs, workspace)):
+                engines.enter_context(ray.connected(workspace.profile.ray, workspace.settings.logs))
+            inputs = {name: outputs[name] for name in step.needs if name in outputs}
+            state = step_task(step, recipe, workspace, step.name in forced)(**inputs, return_state=True)
+            outputs[step.name] = state.result()
+            results.append(step_result(outputs[step.name], state.name == "Cached", started, workspace))
+            if step.name == until:
+                break
+    summary = summarise(results, outputs, workspace)
+    publish(summary, outputs, workspace)
+    return summary, outputs
+
+
+def _is_there(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> bool:
+    return workspace.store.exists(step.request(recipe, outputs, workspace).manifest_key)
+
+
+def publish(summary: RunSummary, outputs: Mapping[str, Manifest], workspace: Workspace) -> None:
+    """Steps, metrics, decision and the link to the report as Prefect artifacts."""
+    rows = [step.model_dump(include={"name", "reused", "seconds", "rows", "fingerprint"}) for step in summary.steps]
+    create_table_artifact(rows, key="frostline-steps", description="Steps: reused or run")
+    if summary.metrics:
+        table = [
+            {"metric": name, "score": round(value, 4), "images swapped": round(summary.control.get(name, 0.0), 4)}
+            for name, value in summary.metrics.items()
+        ]
+        create_table_artifact(table, key="frostline-metrics", description="Test split, against the swapped images")
+    if "register" in outputs and summary.model is not None:
+        reasons = "\n".join(f"- {reason}" for reason in outputs["register"].facts["promotion"]["reasons"])
+        report = report_path(outputs["evaluate"], workspace)
+        text = (
+            f"## {summary.model.name} version {summary.model.version}: {', '.join(summary.model.aliases) or 'no alias'}\n\n"
+            f"{reasons}\n\nReport: `{report}`\n"
+        )
+        create_markdown_artifact(text, key="frostline-decision", description="Promotion decision with its reasons")
+
+
+def in_flow(
+    recipe: Recipe, workspace: Workspace, until: str | None, forced: frozenset[str]
+) -> tuple[RunSummary, dict[str, Manifest]]:
+    """`run_recipe` as a flow run of its own, for callers that hold the recipe and a terminal already."""
+
+    @flow(name="retrain", flow_run_name=f"retrain-{recipe.name}", persist_result=False)
+    def retrain_here() -> Any:
+        return run_recipe(recipe, workspace, until, forced)
+
+    found: tuple[RunSummary, dict[str, Manifest]] = retrain_here()
+    return found

@@ -1,0 +1,75 @@
+"""What a run says at its end: one JSON object, or one short table."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.outputs import Manifest
+from infra.workspace import Workspace
+
+
+METRICS = ("vqa_accuracy", "caption_exact_match", "bleu_4", "rouge_l", "cider_d")
+"""What a run shows; the report has every metric."""
+
+
+class StepResult(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    reused: bool
+    seconds: float
+    rows: int
+    fingerprint: str
+    output_uri: str
+
+
+class RegisteredModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    version: str
+    aliases: list[str]
+    uri: str
+    digest: str
+
+
+class RunSummary(BaseModel):
+    """The contract of `frostline run --json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    steps: list[StepResult]
+    metrics: dict[str, float] = {}
+    control: dict[str, float] = {}
+    model: RegisteredModel | None = None
+    report_uri: str | None = None
+
+
+def step_result(manifest: Manifest, reused: bool, started: float, workspace: Workspace) -> StepResult:
+    return StepResult(
+        name=manifest.step,
+        reused=reused,
+        seconds=round(time.monotonic() - started, 3),
+        rows=manifest.num_rows,
+        fingerprint=manifest.fingerprint,
+        output_uri=f"{workspace.store.uri}/{manifest.step}/{manifest.fingerprint}",
+    )
+
+
+def summarise(steps: list[StepResult], outputs: dict[str, Manifest], workspace: Workspace) -> RunSummary:
+    found: dict[str, Any] = {"steps": steps}
+    if "evaluate" in outputs:
+        facts = outputs["evaluate"].facts
+        found |= {name: _in_order(facts[name]) for name in ("metrics", "control")}
+        found["report_uri"] = report_path(outputs["evaluate"], workspace).as_uri()
+    if "register" in outputs:
+        found["model"] = RegisteredModel.model_validate(outputs["register"].facts["model"])
+    return RunSummary.model_validate(found)
+
+
+def report_path(evaluation: Manifest, workspace: Workspace) -> Path:
+    """The report of an evaluation as a verified local file."""
+    return workspace.cache.folder_of(evaluation, "report") / "report.html"
+
+
+def _in_order(values: dict[str, float]) -> dict[str, float]:
+    return {name: values[name] for name in METRICS if name in values}

@@ -1,0 +1,122 @@
+"""The person at the terminal: progress bars with rates and time left, tables, one-sentence errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from flows.plan import Plan
+from flows.summary import RunSummary
+from infra.outputs import Manifest
+
+
+class Bars:
+    """Progress as rich bars. Where the output is no terminal, a line at the start and at the end of each label."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = Progress(
+            TextColumn("{task.description:>12}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        with self._bars:
+            yield
+
+    def start(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        if label in self._tasks:
+            self._bars.remove_task(self._tasks.pop(label))
+        self._tasks[label] = self._bars.add_task(
+            label, total=total or None, completed=done, unit=unit, rate="", note=""
+        )
+        if done:
+            self.console.print(f"  {label}: {done} {unit} are there from an earlier attempt")
+
+    def advance(self, label: str, amount: int = 1, note: str = "") -> None:
+        task = self._tasks[label]
+        speed = next(t.speed for t in self._bars.tasks if t.id == task)
+        rate = f"{speed:,.1f}/s" if speed else ""
+        changed = {"note": note} if note else {}
+        self._bars.update(task, advance=amount, rate=rate, **changed)  # type: ignore[arg-type]
+
+    def finish(self, label: str) -> None:
+        task = self._tasks.pop(label)
+        shown = next(t for t in self._bars.tasks if t.id == task)
+        seconds = shown.elapsed or 0.0
+        told = f"{shown.completed:,.0f} {shown.fields['unit']}"
+        self.console.print(
+            f"  {label}: {told} in {seconds:.1f} s" + (f" ({shown.fields['note']})" if shown.fields["note"] else "")
+        )
+        self._bars.remove_task(task)
+
+
+def plan_table(plan: Plan) -> Table:
+    table = Table("step", "action", "why", box=None, header_style="bold", pad_edge=False)
+    colours = {"run": "yellow", "reuse": "green", "run_if_changed": "cyan"}
+    for step in plan.steps:
+        table.add_row(step.name, f"[{colours[step.action]}]{step.action}", step.reason)
+    return table
+
+
+def steps_table(summary: RunSummary) -> Table:
+    table = Table("step", "", "seconds", "rows", "fingerprint", box=None, header_style="bold", pad_edge=False)
+    for step in summary.steps:
+        state = "[green]reused" if step.reused else "[yellow]ran"
+        table.add_row(step.name, state, f"{step.seconds:.1f}", f"{step.rows:,}", step.fingerprint[:12])
+    return table
+
+
+def metrics_table(summary: RunSummary) -> Table:
+    table = Table("metric", "score", "images swapped", box=None, header_style="bold", pad_edge=False)
+    for name, value in summary.metrics.items():
+        control = summary.control.get(name)
+        table.add_row(name, f"{value:.3f}", "" if control is None else f"{control:.3f}")
+    return table
+
+
+def show_summary(
+    console: Console, summary: RunSummary, register: Manifest | None, hints: list[tuple[str, str]]
+) -> None:
+    console.print()
+    console.print(steps_table(summary))
+    if summary.metrics:
+        console.print()
+        console.print(metrics_table(summary))
+    if summary.model is not None:
+        aliases = ", ".join(summary.model.aliases) or "no alias"
+        console.print(f"\n[bold]{summary.model.name}[/] version {summary.model.version} ({aliases})")
+    for reason in register.facts["promotion"]["reasons"] if register else []:
+        console.print(f"  - {reason}", highlight=False)
+    console.print("\n[bold]where to look next")
+    for what, where in hints:
+        console.print(f"  {what:<11} {where}", soft_wrap=True, highlight=False)
+
+
+def log_hint(path: Path) -> str:
+    return f"The engines' own log is {path}."

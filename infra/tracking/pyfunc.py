@@ -1,0 +1,60 @@
+"""Models in MLflow's own form, for users' tools: `mlflow.pyfunc.load_model`, `mlflow models serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.record import package_versions
+from infra.tracking.server import prepare_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PACKAGE_ARTIFACT = "package"
+PACKAGE_PATH = f"artifacts/{PACKAGE_ARTIFACT}"
+"""Where the package folder lies in a downloaded model version."""
+
+
+def write_pyfunc(folder: Path, package: Path, script: Path, example: Mapping[str, str]) -> Path:
+    """An MLflow model in "models from code" form around a package folder. Writes files; starts nothing, logs nothing.
+
+    `package` must be named `package`; `script` must call `serve_pyfunc`; `example` is one row of input: column → value.
+    """
+    prepare_environment()
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    # `any`, because a picture may come as text (path, base64) or as bytes.
+    inputs = Schema([ColSpec(AnyType(), "image"), ColSpec("string", "prompt", required=False)])
+    versions = package_versions()
+    needed = ("torch", "transformers", "pyarrow", "pillow", "mlflow")
+    save_model(
+        folder,
+        python_model=str(script),
+        artifacts={PACKAGE_ARTIFACT: str(package)},
+        signature=ModelSignature(inputs, Schema([ColSpec("string")])),
+        input_example=pd.DataFrame([dict(example)]),
+        # A local suffix such as +cpu names a build that no index has.
+        pip_requirements=[f"{name}=={versions[name].partition('+')[0]}" for name in needed],
+    )
+    return folder
+
+
+def serve_pyfunc(load: Callable[[str], Any], answer: Callable[[Any, pd.DataFrame], list[str]]) -> None:
+    """For a model script: MLflow calls `load` with the package folder once, then `answer` for every table."""
+    from mlflow.models import set_model
+    from mlflow.pyfunc import PythonModel, PythonModelContext
+
+    class Served(PythonModel):  # type: ignore[misc]
+        def load_context(self, context: PythonModelContext) -> None:
+            self.loaded = load(context.artifacts[PACKAGE_ARTIFACT])
+
+        # MLflow looks for these names.
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> list[str]:  # noqa: ARG002
+            return answer(self.loaded, model_input)
+
+    set_model(Served())

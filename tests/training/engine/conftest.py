@@ -1,0 +1,181 @@
+"""A tiny training: a frozen GPT-2 of two layers, features that name the answer, a dataset of a few images."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.dataset import Example
+from data_prep.schemas import examples_schema, features_schema
+from infra.outputs import Draft, Manifest, Part, upload_part
+from infra.record import Record
+from infra.settings import TrainResources
+from infra.store import LocalStore
+from training.config import TrainConfig
+from training.job import TrainJob
+
+NUM_PATCHES, VISION_WIDTH = 4, 8
+WORDS = ["red", "blue", "green", "seven", "three", "one"]
+
+
+def save_tokenizer(folder: Path, extra_tokens: int = 0) -> int:
+    """A word-level tokenizer; returns its number of tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<eos>", "<unk>", "caption", ":", "question", "answer", "which", "colour", "digit", "a", *WORDS]
+    words += [f"extra{number}" for number in range(extra_tokens)]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<eos>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    return len(words)
+
+
+@pytest.fixture(scope="session")
+def language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("language_model")
+    num_tokens = save_tokenizer(folder)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=num_tokens + 6,
+        n_positions=128,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.3,  # a random model with the usual 0.02 hardly listens to its prefix
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_rows(num_images: int) -> list[dict[str, Any]]:
+    """Images with one caption row of one or two targets and up to three questions."""
+    rows = []
+    for number in range(num_images):
+        draw = random.Random(number)
+        split = "val" if number % 8 == 7 else "train"
+        colour, digit = WORDS[number % 3], WORDS[3 + number // 3 % 3]
+        asked = [("caption", "", [f"a {colour} {digit}", f"{digit} a {colour} a"][: draw.randint(1, 2)])]
+        asked += [("vqa", "which colour", [colour]), ("vqa", "which digit", [digit])][: draw.randint(0, 2)]
+        for place, (task, prompt, targets) in enumerate(asked):
+            rows.append(
+                {
+                    "example_id": f"{number:04d}{place:060d}",
+                    "image_id": f"{number:064x}",
+                    "task": task,
+                    "prompt": prompt,
+                    "targets": targets,
+                    "negatives": [],
+                    "numbers": [],
+                    "label": "",
+                    "split": split,
+                    "source": "tiny",
+                    "weight": 1.0,
+                    "attributes": [],
+                }
+            )
+    return rows
+
+
+def tiny_examples(num_images: int) -> list[Example]:
+    names = ("example_id", "image_id", "task", "prompt", "targets", "split", "source", "weight")
+    rows = [{name: row[name] for name in names} for row in tiny_rows(num_images)]
+    return [Example(**{**row, "targets": tuple(row["targets"])}) for row in rows]
+
+
+def tiny_features(num_images: int) -> np.ndarray:
+    """float16[N, P, V] that tell colour and digit apart."""
+    draw = np.random.default_rng(0)
+    colours, digits = draw.normal(size=(3, VISION_WIDTH)), draw.normal(size=(3, VISION_WIDTH))
+    features = draw.normal(size=(num_images, NUM_PATCHES, VISION_WIDTH)) * 0.1
+    for number in range(num_images):
+        features[number, 0] += colours[number % 3]
+        features[number, 1] += digits[number // 3 % 3]
+    return features.astype(np.float16)
+
+
+def _manifest(step: str, part: Part, identity: dict[str, str], facts: dict[str, Any]) -> Manifest:
+    record = Record(created_at="", seconds=0, git_commit="", packages={}, resources={})
+    draft = Draft(parts=[part], identity=identity, facts=facts)
+    return Manifest(
+        step=step, step_version=1, name="tiny", fingerprint="0" * 64, config={}, inputs={}, draft=draft, record=record
+    )
+
+
+@pytest.fixture(scope="session")
+def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path) -> Callable[..., TrainJob]:
+    """make_job(store_dir, config={...}, resources={...}, num_images=...) -> a job on real parts in a local store."""
+
+    def make(
+        folder: Path,
+        config: dict[str, Any] | None = None,
+        resources: dict[str, Any] | None = None,
+        num_images: int = 24,
+        features: np.ndarray | None = None,
+    ) -> TrainJob:
+        store = LocalStore(folder / "store")
+        examples_path, features_path = folder / "examples.parquet", folder / "features.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = tiny_rows(num_images)
+        pq.write_table(pa.Table.from_pylist(rows, schema=examples_schema()), examples_path)
+        values = tiny_features(num_images) if features is None else features
+        schema = features_schema(NUM_PATCHES, VISION_WIDTH, "0")
+        stored = [
+            {"image_id": f"{number:064x}", "view": "0", "features": value.tobytes()}
+            for number, value in enumerate(values)
+        ]
+        pq.write_table(pa.Table.from_pylist(stored, schema=schema), features_path)
+        examples_part = upload_part(store, "ingest", examples_path, "examples", len(rows))
+        features_part = upload_part(store, "featurize", features_path, "features", num_images)
+        shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH}
+        return TrainJob(
+            config=TrainConfig.model_validate(
+                {
+                    "mapper": {"kind": "transformer", "prefix_tokens": 3, "width": 16, "num_layers": 1, "num_heads": 2},
+                    "global_batch_images": 8,
+                    "epochs": 4,
+                    "learning_rate": 5e-3,
+                    "checkpoint_every_steps": 4,
+                    "validate_every_steps": 4,
+                    **(config or {}),
+                }
+            ),
+            resources=TrainResources.model_validate(
+                {
+                    "num_ranks": 1,
+                    "threads_per_rank": 1,
+                    "micro_batch_images": 4,
+                    "rank_timeout_seconds": 60,
+                    **(resources or {}),
+                }
+            ),
+            fingerprint="f" * 64,
+            dataset=_manifest("ingest", examples_part, {"dataset_digest": "d" * 64}, {}),
+            features=_manifest("featurize", features_part, {"encoder_key": "e" * 64}, shape),
+            language_model_dir=language_model_dir,
+            store_uri=store.uri,
+            cache_dir=folder / "cache",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_examples() -> Callable[[int], list[Example]]:
+    return tiny_examples
+
+
+@pytest.fixture(scope="session")
+def write_tokenizer() -> Callable[..., int]:
+    return save_tokenizer

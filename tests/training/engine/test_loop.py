@@ -1,0 +1,122 @@
+"""One rank in this process, under DeepSpeed on a single-process group."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+from infra.errors import DataError, Interrupted
+from infra.store import open_store
+from training.checkpoints import Checkpoint, CheckpointFolder
+from training.job import TrainJob, checkpoint_prefix
+from training.loop import learning_rate_at, run_rank
+
+
+class Recorder:
+    """Keeps what was reported, and asks to stop once `stop_at` steps are done."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.steps: list[int] = []
+
+    def report(self, step: int, num_steps: int, note: str) -> None:
+        self.steps.append(step)
+
+    def stopping(self) -> bool:
+        return self.stop_at is not None and len(self.steps) >= self.stop_at
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of one."""
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
+    distributed.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def checkpoints_of(job: TrainJob) -> CheckpointFolder:
+    return CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), job.config.keep_checkpoints)
+
+
+def final(job: TrainJob) -> Checkpoint:
+    checkpoint, skipped = checkpoints_of(job).newest()
+    assert checkpoint is not None and checkpoint.state["finished"] and not skipped
+    return checkpoint
+
+
+def assert_equal_weights(one: Checkpoint, other: Checkpoint) -> None:
+    for file in ("trainables", "optimizer"):
+        assert one.tensors[file].keys() == other.tensors[file].keys()
+        for name, value in one.tensors[file].items():
+            assert torch.equal(value, other.tensors[file][name]), name
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_interrupted_training_ends_with_the_same_weights(
+    stage: int, tmp_path: Path, make_job: Callable[..., TrainJob]
+) -> None:
+    config = {
+        "mapper": {
+            "kind": "transformer",
+            "prefix_tokens": 3,
+            "width": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "dropout": 0.1,
+        }
+    }
+    resources = {"zero_stage": stage}
+    undisturbed = make_job(tmp_path / "undisturbed", config, resources)
+    run_rank(undisturbed, Recorder())
+    stopped = make_job(tmp_path / "stopped", config, resources)
+    with pytest.raises(Interrupted, match="after global step 6 of 12"):
+        run_rank(stopped, Recorder(stop_at=6))
+    resumed = Recorder()
+    run_rank(stopped, resumed)
+    assert resumed.steps[0] == 6
+    assert_equal_weights(final(undisturbed), final(stopped))
+    curves, expected = final(stopped).state["history"]["curves"], final(undisturbed).state["history"]["curves"]
+    assert all(curves[name] == expected[name] for name in ("loss", "val_loss", "grad_norm", "learning_rate"))
+    assert final(stopped).state["resumed_from"] == [6]
+
+
+def test_training_learns_and_leaves_the_language_model_alone(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
+    job = make_job(tmp_path, {"epochs": 30, "learning_rate": 2e-2}, {"zero_stage": 1})
+    run_rank(job, Recorder())
+    losses = [value for _, value in final(job).state["history"]["curves"]["loss"]]
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(final(job).state["finished"]["frozen_digest"]) == 64
+
+
+def test_a_loss_that_is_not_finite_names_the_examples(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
+    import numpy as np
+
+    features = np.zeros((24, 4, 8), dtype=np.float16)
+    features[3] = np.inf
+    job = make_job(tmp_path, {"global_batch_images": 24}, {"micro_batch_images": 1}, features=features)
+    with pytest.raises(DataError, match=r"global step 1: the loss is not finite.*00030000"):
+        run_rank(job, Recorder())
+
+
+def test_bf16_trains_fp32_parameters(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
+    job = make_job(
+        tmp_path, {"precision": "bf16", "epochs": 8, "mapper": {"kind": "mlp", "prefix_tokens": 2, "width": 8}}
+    )
+    run_rank(job, Recorder())
+    assert {value.dtype for value in final(job).tensors["trainables"].values()} == {torch.float32}
+    losses = [value for _, value in final(job).state["history"]["curves"]["loss"]]
+    assert losses[-1] < losses[0]
+
+
+def test_learning_rate_rises_then_falls_to_its_floor(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
+    config = make_job(
+        tmp_path, {"warmup_fraction": 0.1, "learning_rate": 1.0, "min_learning_rate_fraction": 0.1}
+    ).config
+    rates = [learning_rate_at(config, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] == pytest.approx(0.1, abs=1e-3)

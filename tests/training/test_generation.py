@@ -1,0 +1,124 @@
+"""Greedy texts do not depend on who shares a batch. Shapes: B rows, P patches, V vision width, K prefix, D LM width."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from infra.errors import ConfigError
+from training.generation import generate
+from training.language_model import LanguageModel
+
+WIDTH, PREFIX, EOS, POSITIONS = 32, 3, 2, 64
+PROMPTS = ["a", "", "abcdefgh", "xyz", "hello there", "q", "what is it", "zz"]
+
+
+class Numbers:
+    """A tokenizer whose texts show the token ids."""
+
+    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        assert not add_special_tokens
+        return {"input_ids": [[ord(letter) % 40 + 3 for letter in text] for text in texts]}
+
+    def batch_decode(self, rows: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        return [f"  {' '.join(map(str, row))} " for row in rows]
+
+
+class Projection:
+    """A mapper that is one matrix."""
+
+    def __init__(self) -> None:
+        self.weight = torch.randn(8, PREFIX * WIDTH, generator=torch.Generator().manual_seed(1))
+
+    def prefix(self, patches_BPV: Tensor) -> Tensor:
+        return (patches_BPV.mean(dim=1) @ self.weight).unflatten(1, (PREFIX, WIDTH))
+
+
+def _model(kind: str) -> Any:
+    heads: dict[str, Any] = {
+        "vocab_size": 48,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": 1,
+        "eos_token_id": EOS,
+    }
+    if kind == "llama":
+        return LlamaForCausalLM(LlamaConfig(**heads))
+    if kind == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**heads, num_key_value_heads=1, head_dim=16))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=48, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=POSITIONS, eos_token_id=EOS)
+    )
+
+
+@pytest.fixture(params=["gpt2", "llama", "qwen3"])
+def language(request: pytest.FixtureRequest) -> LanguageModel:
+    torch.manual_seed(0)
+    model = _model(request.param)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return LanguageModel(model.eval(), Numbers(), Path("tiny"), (1,), EOS, POSITIONS)
+
+
+@pytest.fixture
+def patches_BPV() -> Tensor:  # noqa: N802
+    return torch.randn(len(PROMPTS), 4, 8, generator=torch.Generator().manual_seed(2))
+
+
+def _plain(language: LanguageModel, patches_PV: Tensor, prompt: str, max_new_tokens: int) -> str:
+    """One row, no padding, no cache, everything computed anew for every token."""
+    embed = language.model.get_input_embeddings()
+    prefix_1KD = Projection().prefix(patches_PV[None])
+    after = list(language.encode([prompt])[0])
+    new: list[int] = []
+    for _ in range(max_new_tokens):
+        lead_1LD = embed(torch.tensor([language.lead_ids]))
+        text_1TD = embed(torch.tensor([after + new], dtype=torch.long))
+        logits = language.model(inputs_embeds=torch.cat([lead_1LD, prefix_1KD, text_1TD], dim=1)).logits
+        token = int(logits[0, -1].argmax())
+        if token == EOS:
+            break
+        new.append(token)
+    return " ".join(map(str, new))
+
+
+@torch.inference_mode()
+def test_texts_are_those_of_a_plain_loop(language: LanguageModel, patches_BPV: Tensor) -> None:
+    expected = [_plain(language, patches_BPV[row], prompt, 12) for row, prompt in enumerate(PROMPTS)]
+    assert generate(Projection(), language, patches_BPV, PROMPTS, 12) == expected
+    assert len(set(expected)) > 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_texts_do_not_depend_on_the_batch_size(language: LanguageModel, patches_BPV: Tensor, batch_size: int) -> None:
+    whole = generate(Projection(), language, patches_BPV, PROMPTS, 20)
+    split: list[str] = []
+    for start in range(0, len(PROMPTS), batch_size):
+        rows = slice(start, start + batch_size)
+        split += generate(Projection(), language, patches_BPV[rows], PROMPTS[rows], 20)
+    assert split == whole
+
+
+def test_a_text_ends_at_the_end_token_and_others_go_on(language: LanguageModel, patches_BPV: Tensor) -> None:
+    """Any token that one row emits early is made the end token: that row stops, the others stay as they were."""
+    whole = [text.split() for text in generate(Projection(), language, patches_BPV, PROMPTS, 20)]
+    eos = whole[2][3]
+    ended = LanguageModel(language.model, language.tokenizer, language.folder, (1,), int(eos), POSITIONS)
+    texts = [text.split() for text in generate(Projection(), ended, patches_BPV, PROMPTS, 20)]
+    assert texts == [words[: words.index(eos)] if eos in words else words for words in whole]
+
+
+def test_no_prompts_give_no_texts(language: LanguageModel, patches_BPV: Tensor) -> None:
+    assert generate(Projection(), language, patches_BPV[:0], [], 5) == []
+
+
+def test_rows_that_do_not_fit_are_refused(language: LanguageModel, patches_BPV: Tensor) -> None:
+    with pytest.raises(ConfigError, match="65 positions; expected at most the language model's 64"):
+        generate(Projection(), language, patches_BPV[:1], [""], POSITIONS - PREFIX)

@@ -1,0 +1,131 @@
+"""Checkpoints in the store: safetensors and JSON, committed by a manifest, newest that verifies wins.
+
+{prefix}/{step:08d}/{file}.safetensors   dictionaries of tensors
+{prefix}/{step:08d}/state.json           position, curves, whatever is not a tensor
+{prefix}/{step:08d}/manifest.json        created last, with every file's sha256: its presence means complete
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infra.digests import canonical_json, digest_bytes
+from infra.errors import IntegrityError
+from infra.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: the state after `step` steps."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    """By file, without the suffix."""
+    state: dict[str, Any]
+
+
+class CheckpointFolder:
+    """The checkpoints of one training."""
+
+    def __init__(self, store: Store, prefix: str, keep: int) -> None:
+        self.store, self.prefix, self.keep = store, prefix.rstrip("/"), keep
+
+    def save(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Write and commit. Does nothing where this step's checkpoint is there and verifies; replaces a damaged one."""
+        from safetensors.torch import save
+
+        if self.store.exists(self._key(step, MANIFEST)):
+            try:
+                self.load(step)
+                return
+            except IntegrityError:
+                self.delete(step)
+        files = {name + SUFFIX: save(_separate(named)) for name, named in tensors.items()}
+        files[STATE] = canonical_json(dict(state))
+        for name, data in files.items():
+            self.store.write(self._key(step, name), data)
+        manifest = {"step": step, "files": {name: digest_bytes(data) for name, data in files.items()}}
+        self.store.create(self._key(step, MANIFEST), canonical_json(manifest))
+        self._forget_old()
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that verifies, and a sentence for each newer one that does not."""
+        skipped: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step), skipped
+            except IntegrityError as error:
+                skipped.append(f"skipped the checkpoint of step {step}: {error}")
+        return None, skipped
+
+    def load(self, step: int) -> Checkpoint:
+        """Raises IntegrityError naming the file that is missing or is not what the manifest says."""
+        from safetensors.torch import load
+
+        digests = self._manifest(step)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        state: dict[str, Any] = {}
+        for name, digest in digests.items():
+            data = self.store.read(self._key(step, name))
+            found = "nothing" if data is None else f"bytes with sha256 {digest_bytes(data)[:12]}…"
+            if data is None or digest_bytes(data) != digest:
+                raise IntegrityError(
+                    f"{self.store.uri}/{self._key(step, name)}: found {found}; expected sha256 {digest[:12]}…. "
+                    "An older checkpoint is used where there is one."
+                )
+            if name == STATE:
+                state = json.loads(data)
+            else:
+                tensors[name.removesuffix(SUFFIX)] = load(data)
+        return Checkpoint(step, tensors, state)
+
+    def steps(self) -> list[int]:
+        """Steps with a manifest, ascending."""
+        found = [key.split("/")[-2] for key in self.store.list(self.prefix) if key.endswith("/" + MANIFEST)]
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def delete(self, step: int) -> None:
+        """The manifest goes first: what is half deleted is no checkpoint."""
+        self.store.delete(self._key(step, MANIFEST))
+        self.store.delete(f"{self.prefix}/{step:08d}")
+
+    def clear(self) -> None:
+        """Delete all of them."""
+        for step in self.steps():
+            self.delete(step)
+        self.store.delete(self.prefix)
+
+    def _manifest(self, step: int) -> dict[str, str]:
+        key = self._key(step, MANIFEST)
+        try:
+            manifest = json.loads(self.store.read(key) or b"")
+            if manifest["step"] != step or STATE not in manifest["files"]:
+                raise ValueError("fields differ")
+            return {str(name): str(digest) for name, digest in manifest["files"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(
+                f"{self.store.uri}/{key}: not a checkpoint's manifest; expected the digests of the files of step {step}. "
+                "An older checkpoint is used where there is one."
+            ) from error
+
+    def _forget_old(self) -> None:
+        for step in self.steps()[: -self.keep]:
+            self.delete(step)
+
+    def _key(self, step: int, name: str) -> str:
+        return f"{self.prefix}/{step:08d}/{name}"
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In order of their names and without shared memory, which is how safetensors wants them."""
+    return {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}

@@ -1,0 +1,202 @@
+"""The `evaluate` step: the test split answered with the right and with swapped images, scored and shown."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.dataset import Example, read_examples
+from infra.digests import digest_json
+from infra.errors import DataError
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest
+from infra.ray import run_units
+from infra.record import git_commit, package_versions
+from infra.workspace import Workspace
+from training.answering import Answer, Answerer, Question, questions_of, swapped
+from training.config import TrainConfig
+from training.evaluation_config import EvaluationConfig
+from training.gallery import gallery
+from training.report import REPORT_SCHEMA_VERSION, Report, render_report, report_json
+from training.scoring import Scores, score, slices
+
+STEP = "evaluate"
+VERSION = 1
+QUESTIONS_PER_UNIT = 512
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """What is evaluated, on what."""
+
+    model_name: str
+    train: Manifest
+    dataset: Manifest
+    features: Manifest
+    language_model_folder: Path
+
+
+def evaluate_request(
+    config: EvaluationConfig, name: str, train: Manifest, dataset: Manifest, features: Manifest
+) -> OutputRequest:
+    inputs = {
+        "model_digest": train.identity["model_digest"],
+        "test_digest": dataset.identity["test_digest"],
+        "encoder_key": features.identity["encoder_key"],
+    }
+    return OutputRequest(STEP, VERSION, name, config.model_dump(mode="json"), inputs)
+
+
+def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attempt, workspace: Workspace) -> Draft:
+    """Raises DataError where the test split has nothing the model was trained to answer."""
+    examples = _test_examples(config, inputs, workspace)
+    train_config = TrainConfig.model_validate(inputs.train.facts["config"])
+    control = swapped([example.image_id for example in examples], config.control_seed)
+    questions = questions_of(examples, train_config, control)
+    answers = _answer(questions, config, inputs, attempt, workspace)
+    examples = [example for example in examples if example.example_id in answers]
+    metrics, scores = score(examples, {name: answer.prediction for name, answer in answers.items()})
+    control_metrics, control_scores = score(
+        examples, {name: answer.control_prediction for name, answer in answers.items()}
+    )
+    report = Report(
+        schema_version=REPORT_SCHEMA_VERSION,
+        model_name=inputs.model_name,
+        metrics=metrics,
+        control=control_metrics,
+        slices=slices(examples, scores, control_scores),
+        num_examples={task: sum(e.task == task for e in examples) for task in sorted({e.task for e in examples})},
+        dataset=inputs.dataset.facts["statistics"],
+        curves=_curves(inputs.train, workspace),
+        provenance=_provenance(inputs, attempt.request),
+    )
+    items = gallery(examples, answers, scores, inputs.dataset, workspace.cache, config)
+    rows = _prediction_rows(examples, answers, control, (scores, control_scores))
+    with tempfile.TemporaryDirectory(prefix="frostline-evaluate-") as name:
+        folder = Path(name)
+        (folder / "report.json").write_text(report_json(report))
+        (folder / "report.html").write_text(render_report(report, items))
+        _write_predictions(rows, folder / "predictions.parquet")
+        kinds = {"report.json": "report", "report.html": "report", "predictions.parquet": "predictions"}
+        parts = [
+            attempt.add_part(folder / file, kind, len(rows) if kind == "predictions" else 0, name=f"report/{file}")
+            for file, kind in kinds.items()
+        ]
+    return Draft(
+        parts=parts,
+        identity={
+            "evaluation_digest": digest_json([metrics, control_metrics, parts[-1].digest]),
+            "model_digest": inputs.train.identity["model_digest"],
+        },
+        counts={"rows_out": len(rows)},
+        facts={"metrics": metrics, "control": control_metrics},
+    )
+
+
+def _test_examples(config: EvaluationConfig, inputs: EvaluationInputs, workspace: Workspace) -> list[Example]:
+    examples = read_examples(inputs.dataset, workspace.cache, ["test"])
+    if config.max_test_images is not None:
+        chosen = set(sorted({example.image_id for example in examples})[: config.max_test_images])
+        examples = [example for example in examples if example.image_id in chosen]
+    if not examples:
+        raise DataError(
+            "the test split is empty; expected at least 2 images. Give a source `split: test`, or raise "
+            "ingest.split_fractions.test."
+        )
+    return examples
+
+
+def _answer(
+    questions: Sequence[Question],
+    config: EvaluationConfig,
+    inputs: EvaluationInputs,
+    attempt: Attempt,
+    workspace: Workspace,
+) -> dict[str, Answer]:
+    """Answers by example_id; shards that an earlier attempt noted are not answered again."""
+    answers: dict[str, Answer] = {}
+    units: dict[str, list[Question]] = {}
+    for start in range(0, len(questions), QUESTIONS_PER_UNIT):
+        unit = f"questions-{start:07d}"
+        noted = attempt.noted(unit)
+        if noted is None:
+            units[unit] = list(questions[start : start + QUESTIONS_PER_UNIT])
+        else:
+            answers |= {name: Answer(**answer) for name, answer in noted.items()}
+    progress = workspace.progress
+    progress.start("evaluate", len(questions), "examples", done=len(answers))
+
+    def keep(unit: str, result: dict[str, Answer]) -> None:
+        attempt.note(unit, {name: asdict(answer) for name, answer in result.items()})
+        answers.update(result)
+        progress.advance("evaluate", len(result))
+
+    resources = workspace.profile.evaluate
+    arguments = {
+        "store_uri": attempt.store.uri,
+        "cache_dir": str(workspace.cache.folder),
+        "train": inputs.train.model_dump(mode="json"),
+        "features": inputs.features.model_dump(mode="json"),
+        "language_model_folder": str(inputs.language_model_folder),
+        "options": {
+            "threads": resources.threads_per_actor,
+            "batch_size": resources.batch_size,
+            "max_new_tokens": config.max_new_tokens,
+        },
+    }
+    if units:
+        run_units(Answerer, arguments, units, resources, keep)
+    progress.finish("evaluate")
+    return answers
+
+
+def _curves(train: Manifest, workspace: Workspace) -> dict[str, Any]:
+    (part,) = train.parts_of("history")
+    found: dict[str, Any] = json.loads(workspace.cache.path("train", part).read_bytes())
+    return found
+
+
+def _provenance(inputs: EvaluationInputs, request: OutputRequest) -> dict[str, str]:
+    versions = {f"{package} version": number for package, number in package_versions().items()}
+    return {
+        "evaluation fingerprint": request.fingerprint,
+        "training fingerprint": inputs.train.fingerprint,
+        "dataset fingerprint": inputs.dataset.fingerprint,
+        **{name.replace("_", " "): digest for name, digest in {**inputs.train.inputs, **request.inputs}.items()},
+        "git commit": git_commit(),
+        **versions,
+    }
+
+
+def _prediction_rows(
+    examples: Sequence[Example],
+    answers: Mapping[str, Answer],
+    control: Mapping[str, str],
+    scores: tuple[Scores, Scores],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "example_id": example.example_id,
+            "image_id": example.image_id,
+            "task": example.task,
+            "prompt": example.prompt,
+            "references": list(example.targets),
+            "prediction": answers[example.example_id].prediction,
+            "control_prediction": answers[example.example_id].control_prediction,
+            "control_image_id": control[example.image_id],
+            "scores": sorted(scores[0][example.example_id].items()),
+            "control_scores": sorted(scores[1][example.example_id].items()),
+            "attributes": sorted(example.attributes.items()),
+        }
+        for example in examples
+    ]
+
+
+def _write_predictions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data_prep.schemas import predictions_schema
+
+    pq.write_table(pa.Table.from_pylist(list(rows), predictions_schema()), path, compression="zstd")

@@ -1,0 +1,88 @@
+"""Pictures for the report: the best, the worst and a seeded selection of predictions."""
+
+import io
+import random
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from data_prep.dataset import Example
+from data_prep.images import decode
+from infra.outputs import Manifest
+from infra.part_cache import PartCache
+from training.answering import Answer
+from training.evaluation_config import EvaluationConfig
+from training.report import GalleryItem
+from training.scoring import Scores, headline
+
+MAX_THUMBNAIL_PX = 384
+Group = Literal["best", "worst", "sample"]
+
+
+def gallery(
+    examples: Sequence[Example],
+    answers: Mapping[str, Answer],
+    scores: Scores,
+    dataset: Manifest,
+    cache: PartCache,
+    config: EvaluationConfig,
+) -> list[GalleryItem]:
+    """Items of all groups; within a group captions and questions take turns, and no image comes twice."""
+    count = config.gallery_examples
+    shuffled = list(examples)
+    random.Random(config.control_seed).shuffle(shuffled)
+    by_score = sorted(shuffled, key=lambda example: headline(scores[example.example_id]))
+    chosen: list[tuple[Group, Example]] = []
+    chosen += [("best", example) for example in _taking_turns(by_score[::-1], count)]
+    chosen += [("worst", example) for example in _taking_turns(by_score, count)]
+    chosen += [("sample", example) for example in _taking_turns(shuffled, count)]
+    images = _images({example.image_id for _, example in chosen}, dataset, cache)
+    return [
+        GalleryItem(
+            example_id=example.example_id,
+            image=_thumbnail(images[example.image_id]),
+            media_type="image/png",
+            task=example.task,
+            prompt=example.prompt,
+            prediction=answers[example.example_id].prediction,
+            control_prediction=answers[example.example_id].control_prediction,
+            references=example.targets,
+            score=headline(scores[example.example_id]),
+            group=group,
+        )
+        for group, example in chosen
+    ]
+
+
+def _taking_turns(ordered: Sequence[Example], count: int) -> list[Example]:
+    """The first `count`, one task after the other, each image once."""
+    queues = {task: [e for e in ordered if e.task == task] for task in sorted({e.task for e in ordered})}
+    taken: list[Example] = []
+    seen: set[str] = set()
+    while len(taken) < count and any(queues.values()):
+        for queue in queues.values():
+            while queue and queue[0].image_id in seen:
+                queue.pop(0)
+            if queue and len(taken) < count:
+                seen.add(queue[0].image_id)
+                taken.append(queue.pop(0))
+    return taken
+
+
+def _images(image_ids: set[str], dataset: Manifest, cache: PartCache) -> dict[str, bytes]:
+    import pyarrow.parquet as pq
+
+    found: dict[str, bytes] = {}
+    for part in dataset.parts_of("images"):
+        wanted = [("image_id", "in", sorted(image_ids))]
+        table = pq.read_table(cache.path("ingest", part), columns=["image_id", "bytes"], filters=wanted)
+        found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+    return found
+
+
+def _thumbnail(data: bytes) -> bytes:
+    """PNG of bounded size: source bytes may be of a format that browsers do not show."""
+    image = decode(data)
+    image.thumbnail((MAX_THUMBNAIL_PX, MAX_THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,253 @@
+"""Starting ranks: under Ray Train, which restarts a group that lost a rank, or inside torchrun's processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlparse
+
+from infra import errors
+from infra.errors import FrostlineError, Interrupted, PlatformError
+from infra.progress import Progress
+from training.job import TrainJob
+
+POLL_SECONDS = 0.5
+LABEL = "train"
+
+
+class Relay:
+    """A Ray actor between the launcher and the ranks: progress one way, the stop flag the other."""
+
+    def __init__(self) -> None:
+        self.position: tuple[int, int, str] | None = None
+        self.stop = False
+        self.failed: tuple[str, str] | None = None
+
+    def exchange(self, position: tuple[int, int, str] | None) -> bool:
+        """Rank 0 tells (step, number of steps, note) and hears whether to stop."""
+        self.position = position or self.position
+        return self.stop
+
+    def poll(self, stop: bool) -> tuple[int, int, str] | None:
+        self.stop = self.stop or stop
+        return self.position
+
+    def fail(self, kind: str, message: str) -> None:
+        """The first failure that starting again would not cure."""
+        self.failed = self.failed or (kind, message)
+
+    def failure(self) -> tuple[str, str] | None:
+        return self.failed
+
+
+class RelayLink:
+    """A rank's end of the relay. A thread of rank 0 talks to the actor, so that no step waits for it."""
+
+    def __init__(self, relay: Any, rank: int) -> None:
+        self._relay = relay
+        self._position: tuple[int, int, str] | None = None
+        self._stop = False
+        self._closed = threading.Event()
+        if rank == 0:
+            threading.Thread(target=self._talk, name="relay", daemon=True).start()
+
+    def report(self, step: int, num_steps: int, note: str) -> None:
+        self._position = (step, num_steps, note)
+
+    def stopping(self) -> bool:
+        return self._stop
+
+    def close(self) -> None:
+        import ray
+
+        self._closed.set()
+        if self._position:
+            ray.get(self._relay.exchange.remote(self._position))
+
+    def _talk(self) -> None:
+        import ray
+
+        while not self._closed.wait(POLL_SECONDS):
+            self._stop = ray.get(self._relay.exchange.remote(self._position))
+
+
+def launch(job: TrainJob, progress: Progress) -> None:
+    """Train to the end on `job.resources.num_ranks` ranks of the connected Ray cluster.
+
+    SIGTERM and SIGINT of this process make the ranks commit a checkpoint; then Interrupted is raised. Raises what
+    a rank raised, or PlatformError when ranks died more than `max_failures` times."""
+    import ray
+
+    relay = ray.remote(num_cpus=0)(Relay).remote()
+    outcome: list[BaseException | None] = []
+    fitting = threading.Thread(target=lambda: outcome.append(_fit(job, relay)), name="ray-train", daemon=True)
+    started = False
+    shown = 0
+    with _asked_to_stop() as asked:
+        fitting.start()
+        while fitting.is_alive():
+            fitting.join(POLL_SECONDS)
+            position = ray.get(relay.poll.remote(asked.is_set()))
+            if position is None:
+                continue
+            step, num_steps, note = position
+            if not started:
+                progress.start(LABEL, num_steps, "steps", done=step)
+                started, shown = True, step
+            if step > shown:
+                progress.advance(LABEL, step - shown, note)
+                shown = step
+    failure = ray.get(relay.failure.remote())
+    ray.kill(relay)
+    if started:
+        progress.finish(LABEL)
+    if failure is not None:
+        raise _error_of(*failure)
+    if outcome and outcome[0] is not None:
+        raise _ranks_lost(job, outcome[0])
+
+
+def _fit(job: TrainJob, relay: Any) -> BaseException | None:
+    """Run Ray Train to its end; what it raised, or None."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    resources = job.resources
+    on_gpus = resources.gpus_per_rank > 0
+    environment = {
+        "OMP_NUM_THREADS": str(resources.threads_per_rank),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    trainer = TorchTrainer(
+        _ray_rank,
+        train_loop_config={"job": job.model_dump_json(), "relay": relay},
+        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo", timeout_s=resources.rank_timeout_seconds),
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_ranks,
+            use_gpu=on_gpus,
+            resources_per_worker={"CPU": resources.threads_per_rank, **({"GPU": 1} if on_gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=f"{job.fingerprint[:12]}-{int(time.time())}",
+            storage_path=_ray_folder(job),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            worker_runtime_env={"env_vars": environment},
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return error
+    return None
+
+
+def _ray_rank(settings: dict[str, Any]) -> None:
+    """What Ray Train runs in each rank, again after a rank died: then it goes on from the newest checkpoint."""
+    import ray
+    import ray.train
+
+    from training.loop import run_rank
+
+    relay = settings["relay"]
+    if ray.get(relay.failure.remote()) is not None:
+        return  # this group was started again for a failure that is final
+    link = RelayLink(relay, ray.train.get_context().get_world_rank())
+    try:
+        run_rank(TrainJob.model_validate_json(settings["job"]), link)
+    except FrostlineError as error:
+        if error.retryable:
+            raise
+        ray.get(relay.fail.remote(type(error).__name__, str(error)))
+        if not isinstance(error, Interrupted):
+            raise  # the other ranks may be waiting for this one
+    finally:
+        link.close()
+
+
+def run_from_environment(job: TrainJob) -> None:
+    """One rank of torchrun, by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. SIGTERM stops at the next global step."""
+    import torch
+    from torch import distributed
+
+    from training.loop import run_rank
+
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise errors.ConfigError(
+            f"{', '.join(missing)} not set in the environment; expected torchrun's variables. "
+            "Start with `torchrun --nproc-per-node N -m training.train JOB.json`."
+        )
+    on_gpus = job.resources.gpus_per_rank > 0
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    timeout = timedelta(seconds=job.resources.rank_timeout_seconds)
+    distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=timeout)
+    try:
+        with _asked_to_stop() as asked:
+            run_rank(job, _EventLink(asked))
+    finally:
+        distributed.destroy_process_group()
+
+
+class _EventLink:
+    def __init__(self, asked: threading.Event) -> None:
+        self._asked = asked
+
+    def report(self, step: int, num_steps: int, note: str) -> None:
+        return
+
+    def stopping(self) -> bool:
+        return self._asked.is_set()
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGINT sets; a second one acts as before. Off the main thread it stays unset."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(*_: object) -> None:
+        asked.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        restore()
+
+
+def _ray_folder(job: TrainJob) -> str:
+    """Where Ray Train keeps its own bookkeeping; every node has to see it. Checkpoints are not in there."""
+    if urlparse(job.store_uri).scheme == "s3":
+        return f"{job.store_uri.rstrip('/')}/train/ray"
+    return str(job.cache_dir / "ray_train")
+
+
+def _error_of(kind: str, message: str) -> FrostlineError:
+    error: FrostlineError = getattr(errors, kind, FrostlineError)(message)
+    return error
+
+
+def _ranks_lost(job: TrainJob, error: BaseException) -> PlatformError:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return PlatformError(
+        f"the ranks of this training died {job.resources.max_failures + 1} times (last: {lines[-1].strip()}); expected "
+        f"them to finish. Checkpoints are kept: start again to resume. If memory ran out, lower micro_batch_images; if "
+        f"a rank hung, see rank_timeout_seconds ({job.resources.rank_timeout_seconds})."
+    )

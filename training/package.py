@@ -1,0 +1,176 @@
+"""What a registered model version holds: the trained parameters, and pins of the frozen models they stand between.
+
+    trainables.safetensors   fp32 tensors by name
+    frostline.json           configuration, pins, digests of the other files
+    model.py                 MLflow "models from code": loads the folder with Frostline's own loader
+    README.md                the lines that load it
+
+No pickle anywhere; reading a package executes nothing.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_prep.pretrained import PretrainedRef, digest_of, model_files, resolve
+from data_prep.tower import FeatureConfig
+from infra.digests import canonical_json, digest_file, digest_json
+from infra.errors import IntegrityError
+from infra.outputs import Manifest
+from infra.part_cache import PartCache
+from training.config import TrainConfig
+from training.generation import GenerationConfig
+
+SCHEMA_VERSION = 1
+TRAINABLES, CARD, SCRIPT, README = "trainables.safetensors", "frostline.json", "model.py", "README.md"
+
+
+class Pin(BaseModel):
+    """One frozen model: where it is found, and what its bytes must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ref: PretrainedRef
+    digest: str
+    """As in fingerprints."""
+    files: dict[str, str] = Field(min_length=1)
+    """sha256 of every file that is read."""
+    base_fingerprint: str | None = None
+    """The `base` output that made it, where `ref` names one."""
+    store_uri: str | None = None
+    """Where that output lay when the package was written."""
+
+
+class ModelCard(BaseModel):
+    """What the trained parameters are and what they stand between. Content of `frostline.json`, less file digests."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    model_name: str
+    model_digest: str
+    training: TrainConfig
+    features: FeatureConfig
+    generation: GenerationConfig
+    num_patches: int = Field(gt=0)
+    vision_width: int = Field(gt=0)
+    vision_tower: Pin
+    language_model: Pin
+
+
+class Package(BaseModel):
+    """A folder that was read and found whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    folder: Path
+    card: ModelCard
+    digest: str
+    """Of `frostline.json`'s content, and through it of every file."""
+
+    @property
+    def trainables(self) -> Path:
+        return self.folder / TRAINABLES
+
+
+def pin(ref: PretrainedRef, base: Manifest | None, cache: PartCache) -> Pin:
+    """The pin of a frozen model; reads all of its files once."""
+    if ref.folder:
+        ref = ref.model_copy(update={"folder": ref.folder.absolute()})
+    folder = resolve(ref, base, cache)
+    return Pin(
+        ref=ref,
+        digest=digest_of(ref, base),
+        files={path.name: digest_file(path) for path in model_files(folder)},
+        base_fingerprint=base.fingerprint if ref.base and base else None,
+        store_uri=cache.store.uri if ref.base else None,
+    )
+
+
+def write_package(folder: Path, card: ModelCard, trainables: Path) -> Package:
+    """Fill an empty folder. The same card and parameters give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(trainables, folder / TRAINABLES)
+    (folder / SCRIPT).write_text(_SCRIPT)
+    (folder / README).write_text(_readme(card))
+    files = {name: digest_file(folder / name) for name in (TRAINABLES, SCRIPT, README)}
+    content = {"card": card.model_dump(mode="json"), "files": files}
+    (folder / CARD).write_bytes(canonical_json({**content, "digest": digest_json(content)}))
+    return read_package(folder)
+
+
+def read_package(folder: Path) -> Package:
+    """The package, every file compared with its digest. Raises IntegrityError naming the first that differs."""
+    content = _read_card(folder / CARD)
+    for name, expected in sorted(content["files"].items()):
+        check_file(folder / name, str(expected), "Download the model version again, or register the model anew.")
+    try:
+        card = ModelCard.model_validate(content["card"])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise IntegrityError(
+            f"{folder / CARD}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; expected a model card of schema "
+            f"version {SCHEMA_VERSION}. Use the Frostline that wrote it (its commit is a tag of the model version)."
+        ) from error
+    return Package(folder=folder, card=card, digest=content["digest"])
+
+
+def check_file(path: Path, expected: str, remedy: str) -> None:
+    """Raises IntegrityError where the file is missing or its bytes are others."""
+    found = digest_file(path) if path.is_file() else None
+    if found != expected:
+        told = f"sha256 {found[:12]}…" if found else "no file"
+        raise IntegrityError(f"{path}: found {told}; expected sha256 {expected[:12]}…. {remedy}")
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    import json
+
+    remedy = "Download the model version again, or register the model anew."
+    try:
+        content = json.loads(path.read_bytes())
+        digest = content.pop("digest")
+        if digest_json(content) != digest or set(content["files"]) != {TRAINABLES, SCRIPT, README}:
+            raise ValueError("its content is not what its digest says")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{path}: not a whole model card ({error}); expected what Frostline wrote. {remedy}"
+        ) from error
+    return {**content, "digest": digest}
+
+
+def _readme(card: ModelCard) -> str:
+    def told(model: Pin) -> str:
+        if model.ref.id:
+            return f"`{model.ref.id}` at `{model.ref.revision}`"
+        if model.ref.folder:
+            return f"folder `{model.ref.folder.name}`, digest `{model.digest[:12]}`"
+        return f"`{model.ref.base}` of base output `{(model.base_fingerprint or '')[:12]}`"
+
+    return f"""# {card.model_name}
+
+Model `{card.model_digest[:12]}`: a trained mapper ({card.training.mapper.kind}, {card.training.mapper.prefix_tokens}
+prefix tokens) between two frozen models that are not in this folder and are checked by digest when it is loaded:
+
+- vision tower: {told(card.vision_tower)}
+- language model: {told(card.language_model)}
+
+With Frostline installed:
+
+```python
+from pathlib import Path
+from training.predictor import Predictor
+
+predictor = Predictor.load(Path("."), cache_dir=Path("var/cache"))
+image = Path("photo.jpg").read_bytes()
+print(predictor.caption([image]), predictor.ask(image, ["what is this?"]))
+```
+"""
+
+
+_SCRIPT = '''"""MLflow "models from code": the folder beside this file, behind mlflow.pyfunc."""
+
+from infra.tracking import serve_pyfunc
+from training.predictor import answer_table, load_for_serving
+
+serve_pyfunc(load_for_serving, answer_table)
+'''

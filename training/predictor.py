@@ -1,0 +1,202 @@
+"""A registered model in use: captions and answers from image bytes.
+
+Shapes: B images, P patches, V vision width.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.pretrained import model_files, resolve
+from infra.errors import ConfigError, DataError, IntegrityError
+from infra.outputs import read_manifest
+from infra.part_cache import PartCache
+from infra.store import LocalStore, Store, open_store
+from infra.tracking import PACKAGE_PATH, ModelVersion, Registry
+from training.generation import generate
+from training.package import Package, Pin, check_file, read_package
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from data_prep.tower import Tower
+    from training.language_model import LanguageModel
+    from training.prefix_model import PrefixModel
+
+MAX_BATCH_ROWS = 64
+PACKAGE_DIGEST_TAG = "frostline.package_digest"
+
+
+class Predictor:
+    """A whole model in memory. Its texts are those of the evaluation, up to ties in the last bits of features."""
+
+    def __init__(self, package: Package, tower: Tower, language: LanguageModel, model: PrefixModel) -> None:
+        self.package, self.tower, self.language, self.model = package, tower, language, model
+        self._prompts = package.card.training.prompts
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        cache_dir: Path,
+        store: Store | None = None,
+        threads: int | None = None,
+        tower_batch_size: int = 1,
+    ) -> Predictor:
+        """Load a package folder. Every byte is compared with its digest first; IntegrityError names the file.
+
+        Frozen models of a `base` output come from `store`, or from the store the package names.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        from data_prep.tower import Tower
+        from training.language_model import load_language_model
+        from training.prefix_model import build_prefix_model
+
+        package = read_package(folder)
+        card = package.card
+        tower_folder = verified_folder(card.vision_tower, cache_dir, store)
+        language_folder = verified_folder(card.language_model, cache_dir, store)
+        if threads:
+            torch.set_num_threads(threads)
+        # As in the evaluation: another dtype could give other texts.
+        dtype = torch.bfloat16 if card.training.precision == "bf16" else torch.float32
+        language = load_language_model(language_folder, dtype)
+        model = build_prefix_model(card.training, language, card.num_patches, card.vision_width)
+        model.load_trainable_state(load_file(package.trainables))
+        return cls(package, Tower(tower_folder, card.features, tower_batch_size, "cpu"), language, model.eval())
+
+    def caption(self, images: Sequence[bytes]) -> list[str]:
+        """One caption per image. Raises DataError for bytes that are no image."""
+        return self.answer(images, ["caption"] * len(images), [""] * len(images))
+
+    def ask(self, image: bytes, questions: Sequence[str]) -> list[str]:
+        """One answer per question; the image is encoded once."""
+        if not questions:
+            return []
+        return self._generate(self.tower.encode([image]).repeat(len(questions), axis=0), self._told("vqa", questions))
+
+    def answer(self, images: Sequence[bytes], tasks: Sequence[str], prompts: Sequence[str]) -> list[str]:
+        """One text per (image, task, prompt)."""
+        texts = [self._told(task, [prompt])[0] for task, prompt in zip(tasks, prompts, strict=True)]
+        out: list[str] = []
+        for start in range(0, len(images), MAX_BATCH_ROWS):
+            batch = slice(start, start + MAX_BATCH_ROWS)
+            out += self._generate(self.tower.encode(images[batch]), texts[batch])
+        return out
+
+    def _generate(self, patches_BPV: Any, prompts: Sequence[str]) -> list[str]:
+        import torch
+
+        limit = self.package.card.generation.max_new_tokens
+        return generate(self.model, self.language, torch.from_numpy(patches_BPV).float(), prompts, limit)
+
+    def _told(self, task: str, asked: Sequence[str]) -> list[str]:
+        if task not in self._prompts:
+            raise ConfigError(
+                f"{self.package.card.model_name}: task {task!r} was asked; this model was trained for "
+                f"{', '.join(sorted(self._prompts))}. Use another model, or train with a prompt for this task."
+            )
+        return [self._prompts[task].replace("{prompt}", prompt) for prompt in asked]
+
+
+def fetch_package(registry: Registry, version: ModelVersion, cache_dir: Path) -> Path:
+    """The version's package folder on this machine, downloaded once. Raises IntegrityError where it was altered."""
+    expected = version.tags.get(PACKAGE_DIGEST_TAG)
+    if not expected:
+        raise IntegrityError(
+            f"{version.uri}: found no tag {PACKAGE_DIGEST_TAG}; expected the one that registering sets. "
+            "Use a version that Frostline registered."
+        )
+    target = cache_dir / "packages" / expected
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as name:
+            found = read_package(registry.download(version, Path(name)) / PACKAGE_PATH)
+            if found.digest != expected:
+                raise IntegrityError(
+                    f"{version.uri}: found a package with digest {found.digest[:12]}…; expected {expected[:12]}…, as "
+                    "its tag says. It was altered after registration: register the model anew."
+                )
+            with contextlib.suppress(OSError):  # another process was first
+                found.folder.rename(target)
+    return target
+
+
+def verified_folder(model: Pin, cache_dir: Path, store: Store | None) -> Path:
+    """Local folder of a pinned model, every file compared with the pin."""
+    if model.ref.base:
+        store = _store_with(model, store)
+        base = read_manifest(store, f"base/{model.base_fingerprint}/manifest.json")
+        folder = resolve(model.ref, base, PartCache(store, cache_dir))
+    else:
+        # Neither a hub model nor a folder is in a store; the cache's own stands in.
+        folder = resolve(model.ref, None, PartCache(LocalStore(cache_dir), cache_dir))
+    found = {path.name for path in model_files(folder)}
+    if surplus := sorted(found - set(model.files)):
+        raise IntegrityError(
+            f"{folder}: found the file {surplus[0]}, which was not there at training; expected "
+            f"{', '.join(sorted(model.files))}. Remove it, or train anew with the changed model."
+        )
+    for name, expected in sorted(model.files.items()):
+        check_file(folder / name, expected, "Delete this folder if it is a cache, or restore the model's files.")
+    return folder
+
+
+def _store_with(model: Pin, store: Store | None) -> Store:
+    key = f"base/{model.base_fingerprint}/manifest.json"
+    pinned = [open_store(model.store_uri)] if model.store_uri else []
+    for candidate in ([store] if store else []) + pinned:
+        if candidate.exists(key):
+            return candidate
+    looked = ", ".join(dict.fromkeys(one.uri for one in ([store] if store else []) + pinned))
+    raise ConfigError(
+        f"base output {(model.base_fingerprint or '')[:12]}… was not found in {looked or 'any store'}; expected the "
+        f"store that holds this model's {model.ref.base}. Name it with --store or FROSTLINE_STORE_URI."
+    )
+
+
+def load_for_serving(folder: str) -> Predictor:
+    """For MLflow's scoring server: places come from the environment, as for every Frostline process."""
+    from infra.settings import Settings
+
+    settings = Settings()
+    store = open_store(settings.store_uri) if settings.store_uri else None
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return Predictor.load(Path(folder), settings.cache, store, threads=int(threads) if threads else None)
+
+
+def answer_table(predictor: Predictor, table: pd.DataFrame) -> list[str]:
+    """One text per row: column `image` (path, base64 or bytes), and `prompt` (a question; empty for a caption)."""
+    if "image" not in table.columns:
+        raise DataError(
+            f"found the columns {', '.join(map(str, table.columns)) or 'none'}; expected `image` and optionally "
+            "`prompt`. Name the column of pictures `image`."
+        )
+    images = [image_bytes(value, row) for row, value in enumerate(table["image"])]
+    asked = table["prompt"] if "prompt" in table.columns else [None] * len(images)
+    prompts = [prompt if isinstance(prompt, str) else "" for prompt in asked]
+    return predictor.answer(images, ["vqa" if prompt else "caption" for prompt in prompts], prompts)
+
+
+def image_bytes(value: object, row: int) -> bytes:
+    """Source bytes of an image given as bytes, as a path or as base64."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        if os.path.isfile(value):  # noqa: PTH113 - Path.is_file raises on names as long as base64
+            return Path(value).read_bytes()
+        try:
+            return base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            pass
+    told = f"{value[:40]!r}" if isinstance(value, str) else type(value).__name__
+    raise DataError(f"row {row}: found {told}; expected an image as a path, base64 text or bytes. Correct this row.")

@@ -1,0 +1,204 @@
+"""The `register` step: a model version in MLflow, the decision whether it serves, the ledger entry, the alias.
+
+Every part can be done again: the version is found by its model digest, the ledger entry is this output's own, and
+aliases are set to what the ledger says. Only the manifest, written after all of it, ends the step.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra import log
+from infra.digests import canonical_json, digest_json
+from infra.errors import PlatformError
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
+from infra.store import Store
+from infra.tracking import ModelVersion, Registry
+from infra.workspace import Workspace
+from training.ledger import LedgerEntry, append_promotion, head, history
+from training.promotion import ModelScores, Promotion, PromotionRule, decide_promotion
+
+if TYPE_CHECKING:
+    from training.version import VersionParts
+
+STEP = "register"
+VERSION = 1
+NO_CHAMPION = "none"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A model to register, and what is known about it."""
+
+    rule: PromotionRule
+    model_name: str
+    parts: VersionParts
+    evaluation: Manifest
+    champion: ModelScores | None
+    """Of `champion_of(request)`, on the same test split (see `champion_scores`)."""
+
+
+def register_request(
+    rule: PromotionRule, name: str, model_name: str, model: Manifest, evaluation: Manifest, store: Store
+) -> OutputRequest:
+    """Raises IntegrityError where the ledger is damaged. Reads the ledger: the champion is one of the inputs."""
+
+    def against(champion_digest: str) -> OutputRequest:
+        inputs = {
+            "model_name": model_name,
+            "model_digest": model.identity["model_digest"],
+            "evaluation_digest": evaluation.identity["evaluation_digest"],
+            "champion_digest": champion_digest,
+        }
+        return OutputRequest(STEP, VERSION, name, rule.model_dump(mode="json"), inputs)
+
+    now = head(store, model_name)
+    if now is None:
+        return against(NO_CHAMPION)
+    # A champion met an earlier one, or none. Registering it again is that decision again, and finds its output.
+    again = against(now.inputs["champion_digest"])
+    return again if again.fingerprint == now.register_fingerprint else against(now.model_digest)
+
+
+def champion_of(request: OutputRequest, store: Store) -> LedgerEntry | None:
+    """The entry of the champion that this output is decided against; None where there was none."""
+    wanted = request.inputs["champion_digest"]
+    entries = reversed(history(store, request.inputs["model_name"]))
+    return next((entry for entry in entries if entry.model_digest == wanted), None)
+
+
+def scores_of(evaluation: Manifest) -> ModelScores:
+    facts = evaluation.facts
+    return ModelScores(evaluation.identity["model_digest"], facts["metrics"], facts["control"])
+
+
+def champion_scores(store: Store, champion: LedgerEntry, evaluation: Manifest) -> ModelScores | None:
+    """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first."""
+    for entry in reversed(log.entries(store, evaluation.step, evaluation.name)):
+        found = read_manifest(store, f"{evaluation.step}/{entry['fingerprint']}/manifest.json")
+        if (
+            found is not None
+            and found.inputs["model_digest"] == champion.model_digest
+            and found.inputs["test_digest"] == evaluation.inputs["test_digest"]
+            and (found.step_version, found.config) == (evaluation.step_version, evaluation.config)
+        ):
+            return scores_of(found)
+    return None
+
+
+def register(registration: Registration, attempt: Attempt, workspace: Workspace) -> Draft:
+    """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where the
+    registered version does not answer as the evaluation did."""
+    from training.version import check_answers, ensure_version
+
+    before = _head_decided_against(registration, attempt)
+    challenger = scores_of(registration.evaluation)
+    promotion = decide_promotion(registration.champion, challenger, registration.rule)
+    registry = Registry(workspace.settings.mlflow)
+    version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)
+    answers = check_answers(registry, version, registration.evaluation, registration.parts.dataset, workspace)
+    if promotion.promoted and not _is_own(before, attempt):
+        _enter(registration, before, version, promotion, attempt)
+    registry.describe(version, _description(promotion))
+    aliases = _mirror_aliases(registry, version, promotion, head(workspace.store, registration.model_name))
+    comparison = {
+        **attempt.request.inputs,
+        "rule": registration.rule.model_dump(mode="json"),
+        "metrics": dict(challenger.metrics),
+        "control": dict(challenger.control),
+        "champion_metrics": dict(registration.champion.metrics) if registration.champion else None,
+        "promotion": promotion.model_dump(mode="json"),
+    }
+    with tempfile.TemporaryDirectory(prefix="frostline-register-") as name:
+        path = Path(name) / "comparison.json"
+        path.write_bytes(canonical_json(comparison))
+        part = attempt.add_part(path, "comparison", 0, name="register/comparison.json")
+    return Draft(
+        parts=[part],
+        identity={"register_digest": digest_json(comparison), "model_digest": challenger.model_digest},
+        counts={"rows_out": 1},
+        facts={
+            "model": {
+                "name": version.name,
+                "version": version.version,
+                "aliases": aliases,
+                "uri": version.uri,
+                "digest": challenger.model_digest,
+            },
+            "promotion": promotion.model_dump(mode="json"),
+            "answers_checked": answers,
+        },
+    )
+
+
+def _head_decided_against(registration: Registration, attempt: Attempt) -> LedgerEntry | None:
+    """The ledger's head. Raises PlatformError where it is neither the champion of the request nor this output's own
+    entry, made by an attempt that stopped after it."""
+    expected = attempt.request.inputs["champion_digest"]
+    given = registration.champion.model_digest if registration.champion else NO_CHAMPION
+    assert given == expected, "the champion's scores are those of the model that the request names"
+    now = head(attempt.store, registration.model_name)
+    if not _is_own(now, attempt) and (now.model_digest if now else NO_CHAMPION) != expected:
+        raise _champion_changed(registration.model_name, expected)
+    return now
+
+
+def _is_own(entry: LedgerEntry | None, attempt: Attempt) -> bool:
+    return entry is not None and entry.register_fingerprint == attempt.request.fingerprint
+
+
+def _enter(
+    registration: Registration,
+    before: LedgerEntry | None,
+    version: ModelVersion,
+    promotion: Promotion,
+    attempt: Attempt,
+) -> None:
+    entry = LedgerEntry(
+        number=before.number + 1 if before else 1,
+        kind="promotion",
+        model_digest=attempt.request.inputs["model_digest"],
+        version=version.version,
+        previous_version=before.version if before else None,
+        train_fingerprint=registration.parts.train.fingerprint,
+        register_fingerprint=attempt.request.fingerprint,
+        inputs=dict(attempt.request.inputs),
+        reasons=promotion.reasons,
+    )
+    won = append_promotion(attempt.store, registration.model_name, entry)
+    # Another process at the same output may have entered the same decision.
+    if won is None and not _is_own(head(attempt.store, registration.model_name), attempt):
+        raise _champion_changed(registration.model_name, entry.inputs["champion_digest"])
+
+
+def _mirror_aliases(
+    registry: Registry, version: ModelVersion, promotion: Promotion, champion: LedgerEntry | None
+) -> list[str]:
+    """Set MLflow's aliases to what the ledger and this decision say; returns this version's."""
+    known = registry.aliases(version.name)
+    # By digest and not by number: another MLflow numbers its versions anew.
+    serving = registry.find_version(version.name, champion.model_digest) if champion else None
+    if serving and known.get("champion") != serving.version:
+        registry.set_alias(version.name, "champion", serving.version)
+    if promotion.alias == "challenger":
+        if known.get("challenger") != version.version:
+            registry.set_alias(version.name, "challenger", version.version)
+    elif known.get("challenger") == version.version:
+        registry.delete_alias(version.name, "challenger")
+    return sorted(alias for alias, number in registry.aliases(version.name).items() if number == version.version)
+
+
+def _description(promotion: Promotion) -> str:
+    told: dict[Any, str] = {"champion": "Champion", "challenger": "Challenger", None: "Refused"}
+    return "\n".join([f"{told[promotion.alias]}:", *(f"- {reason}" for reason in promotion.reasons)])
+
+
+def _champion_changed(model_name: str, expected: str) -> PlatformError:
+    told = "no champion" if expected == NO_CHAMPION else f"the champion {expected[:12]}…"
+    return PlatformError(
+        f"{model_name}: the ledger names another champion than a moment ago; expected {told}, which this model was "
+        "compared with. Start again: only the decision is made anew."
+    )

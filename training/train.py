@@ -1,0 +1,164 @@
+"""The `train` step: examples and features and a frozen language model in, the trained parameters out.
+
+Under torchrun: `torchrun --nproc-per-node N -m training.train JOB.json` trains the same job on the same checkpoints;
+the next `frostline run` finds it finished.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from infra.digests import canonical_json, digest_bytes, digest_json
+from infra.errors import FrostlineError, PlatformError
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest
+from infra.store import Store
+from infra.workspace import Workspace
+from training.checkpoints import Checkpoint, CheckpointFolder
+from training.config import TrainConfig
+from training.job import Tracking, TrainJob, checkpoint_prefix
+
+STEP = "train"
+VERSION = 1
+CURVES = ("loss", "val_loss", "grad_norm", "learning_rate")
+"""Exported, with each task's loss: what is a function of configuration and inputs. Speeds are facts."""
+
+
+def train_request(
+    config: TrainConfig, name: str, dataset: Manifest, features: Manifest, lm_digest: str
+) -> OutputRequest:
+    return OutputRequest(
+        step=STEP,
+        version=VERSION,
+        name=name,
+        config=config.model_dump(mode="json", exclude={"checkpoint_every_steps", "keep_checkpoints"}),
+        inputs={
+            "dataset_digest": dataset.identity["dataset_digest"],
+            "encoder_key": features.identity["encoder_key"],
+            "language_model_digest": lm_digest,
+        },
+    )
+
+
+def train(
+    config: TrainConfig,
+    dataset: Manifest,
+    features: Manifest,
+    language_model_dir: Path,
+    attempt: Attempt,
+    workspace: Workspace,
+) -> Draft:
+    """Train on the connected Ray cluster, from the newest checkpoint if there is one, and export the trained parameters.
+
+    The checkpoints stay until `forget_checkpoints`, which the caller calls once the output is committed."""
+    from training.launch import launch
+
+    job = TrainJob(
+        config=config,
+        resources=workspace.profile.train,
+        fingerprint=attempt.request.fingerprint,
+        dataset=dataset,
+        features=features,
+        language_model_dir=language_model_dir.absolute(),
+        store_uri=workspace.store.uri,
+        cache_dir=workspace.cache.folder.absolute(),
+        tracking=Tracking(
+            uri=workspace.settings.mlflow, experiment=attempt.request.name, tags={"frostline.step": STEP}
+        ),
+    )
+    if finished_checkpoint(workspace.store, job) is None:
+        launch(job, workspace.progress)
+    checkpoint = finished_checkpoint(workspace.store, job)
+    if checkpoint is None:
+        raise PlatformError(
+            f"{workspace.store.uri}/{checkpoint_prefix(job.fingerprint)}: the ranks ended, but no finished checkpoint was "
+            "found; expected one. Start again to resume from the newest."
+        )
+    return _export(checkpoint, job, attempt)
+
+
+def finished_checkpoint(store: Store, job: TrainJob) -> Checkpoint | None:
+    """The checkpoint of the last global step, if this training has come to its end."""
+    newest, _ = CheckpointFolder(store, checkpoint_prefix(job.fingerprint), job.config.keep_checkpoints).newest()
+    return newest if newest is not None and newest.state.get("finished") else None
+
+
+def forget_checkpoints(store: Store, fingerprint: str) -> None:
+    """Delete what only an unfinished training needs. Safe to call twice."""
+    CheckpointFolder(store, checkpoint_prefix(fingerprint), keep=1).clear()
+
+
+def _export(checkpoint: Checkpoint, job: TrainJob, attempt: Attempt) -> Draft:
+    from safetensors.torch import save
+
+    curves = checkpoint.state["history"]["curves"]
+    exported = {name: curve for name, curve in curves.items() if name in CURVES or name.startswith("loss_")}
+    trainables = save(dict(sorted(checkpoint.tensors["trainables"].items())))
+    facts = checkpoint.state["finished"]
+    with tempfile.TemporaryDirectory() as folder:
+        weights_path, history_path = Path(folder) / "trainables.safetensors", Path(folder) / "history.json"
+        weights_path.write_bytes(trainables)
+        history_path.write_bytes(canonical_json(exported))
+        parts = [
+            attempt.add_part(
+                weights_path, "trainables", len(checkpoint.tensors["trainables"]), name="trainables.safetensors"
+            ),
+            attempt.add_part(history_path, "history", len(exported.get("loss", [])), name="history.json"),
+        ]
+    return Draft(
+        parts=parts,
+        identity={"model_digest": _model_digest(job, attempt.request, digest_bytes(trainables))},
+        counts={
+            "rows_out": facts["num_train_examples"],
+            "images": facts["num_train_images"],
+            "targets": facts["num_train_targets"],
+            "global_steps": checkpoint.step,
+        },
+        facts=_facts(checkpoint, job, curves),
+    )
+
+
+def _facts(checkpoint: Checkpoint, job: TrainJob, curves: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """What is worth knowing and decides nothing."""
+    state = checkpoint.state
+    return {
+        "config": job.config.model_dump(mode="json"),
+        "final": {name: curve[-1][1] for name, curve in sorted(curves.items())},
+        "speed_curves": {name: curve for name, curve in curves.items() if name.endswith(("_per_second", "_seconds"))},
+        "seconds": state["seconds"],
+        "resumed_from": state["resumed_from"],
+        "messages": state["messages"],
+        **state["finished"],
+    }
+
+
+def _model_digest(job: TrainJob, request: OutputRequest, trainables_digest: str) -> str:
+    """What the model computes: its trained bytes, the frozen models around them, and the text before the target."""
+    return digest_json(
+        {
+            "trainables": trainables_digest,
+            "encoder_key": request.inputs["encoder_key"],
+            "language_model": request.inputs["language_model_digest"],
+            "mapper": job.config.mapper.model_dump(mode="json"),
+            "prompts": job.config.prompts,
+            "precision": job.config.precision,
+        }
+    )
+
+
+def main(job_path: str) -> int:
+    """One rank of torchrun. The exit code is that of the error's class."""
+    from training.launch import run_from_environment
+
+    try:
+        run_from_environment(TrainJob.model_validate_json(Path(job_path).read_text()))
+    except FrostlineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,153 @@
+"""From a trained model to a version in the registry, and the proof that the version answers as the evaluation did."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.pretrained import PretrainedRef
+from data_prep.tower import FeatureConfig
+from infra.errors import IntegrityError
+from infra.outputs import Manifest
+from infra.part_cache import PartCache
+from infra.record import git_commit
+from infra.tracking import ModelVersion, Registry, open_run, write_pyfunc
+from infra.workspace import Workspace
+from training.config import TrainConfig
+from training.generation import GenerationConfig
+from training.package import SCRIPT, ModelCard, pin, write_package
+from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
+
+CHECKED_PER_TASK = 2
+
+
+@dataclass(frozen=True)
+class VersionParts:
+    """Where a version's parameters, frozen models and tags come from."""
+
+    dataset: Manifest
+    features: Manifest
+    train: Manifest
+    base: Manifest | None
+    """The `base` output, where the recipe makes its own frozen models."""
+    vision_tower: PretrainedRef
+    language_model: PretrainedRef
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A test example and what the evaluation answered."""
+
+    example_id: str
+    task: str
+    prompt: str
+    prediction: str
+    image: bytes
+
+
+def ensure_version(
+    registry: Registry, model_name: str, parts: VersionParts, evaluation: Manifest, workspace: Workspace
+) -> ModelVersion:
+    """The complete version of this model: found by its digest, or made now."""
+    digest = parts.train.identity["model_digest"]
+    found = registry.find_version(model_name, digest)
+    if found is not None:
+        return found
+    (trainables,) = parts.train.parts_of("trainables")
+    (example, *_) = held_out(evaluation, parts.dataset, workspace.cache)
+    with tempfile.TemporaryDirectory(prefix="frostline-version-") as name:
+        folder = Path(name)
+        card = model_card(model_name, parts, evaluation, workspace.cache)
+        package = write_package(folder / "package", card, workspace.cache.path("train", trainables))
+        row = {"image": base64.b64encode(example.image).decode(), "prompt": example.prompt}
+        write_pyfunc(folder / "model", package.folder, package.folder / SCRIPT, row)
+        run = open_run(registry.uri, parts.train.name, parts.train.fingerprint, {})
+        tags = {**_tags(parts, evaluation), PACKAGE_DIGEST_TAG: package.digest}
+        version = registry.register_version(model_name, digest, run.run_id, folder / "model", tags)
+        run.finish()
+    return version
+
+
+def model_card(model_name: str, parts: VersionParts, evaluation: Manifest, cache: PartCache) -> ModelCard:
+    return ModelCard(
+        model_name=model_name,
+        model_digest=parts.train.identity["model_digest"],
+        training=TrainConfig.model_validate(parts.train.facts["config"]),
+        features=FeatureConfig.model_validate(parts.features.config),
+        generation=GenerationConfig(max_new_tokens=evaluation.config["max_new_tokens"]),
+        num_patches=parts.features.facts["num_patches"],
+        vision_width=parts.features.facts["vision_width"],
+        vision_tower=pin(parts.vision_tower, parts.base, cache),
+        language_model=pin(parts.language_model, parts.base, cache),
+    )
+
+
+def check_answers(
+    registry: Registry, version: ModelVersion, evaluation: Manifest, dataset: Manifest, workspace: Workspace
+) -> dict[str, int]:
+    """Load the version as a user would and ask test examples. Raises IntegrityError unless most answers are the
+    evaluation's: not all, because features of one image differ in low bits between batch sizes, and a tie can flip."""
+    examples = held_out(evaluation, dataset, workspace.cache)
+    folder = fetch_package(registry, version, workspace.cache.folder)
+    predictor = Predictor.load(folder, workspace.cache.folder, workspace.store)
+    answers = predictor.answer(
+        [example.image for example in examples],
+        [example.task for example in examples],
+        [example.prompt for example in examples],
+    )
+    agreed = sum(example.prediction == answer for example, answer in zip(examples, answers, strict=True))
+    if agreed * 2 <= len(examples):
+        row = next(i for i, example in enumerate(examples) if example.prediction != answers[i])
+        raise IntegrityError(
+            f"{version.uri}: {agreed} of {len(examples)} test examples were answered as in the evaluation; expected "
+            f"most. Example {examples[row].example_id[:12]}…: found {answers[row]!r}, expected "
+            f"{examples[row].prediction!r}. "
+            "Check that vision_tower and language_model are those of the training, then start again."
+        )
+    return {"asked": len(examples), "agreed": agreed}
+
+
+def held_out(evaluation: Manifest, dataset: Manifest, cache: PartCache) -> list[HeldOut]:
+    """The first test examples of each task by id, with their pictures."""
+    import pyarrow.parquet as pq
+
+    (part,) = evaluation.parts_of("predictions")
+    columns = ["example_id", "image_id", "task", "prompt", "prediction"]
+    rows = sorted(
+        pq.read_table(cache.path(evaluation.step, part), columns=columns).to_pylist(), key=lambda row: row["example_id"]
+    )
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    chosen = [row for task in sorted(by_task) for row in by_task[task][:CHECKED_PER_TASK]]
+    images = _images({row["image_id"] for row in chosen}, dataset, cache)
+    return [
+        HeldOut(row["example_id"], row["task"], row["prompt"], row["prediction"], images[row["image_id"]])
+        for row in chosen
+    ]
+
+
+def _images(wanted: set[str], dataset: Manifest, cache: PartCache) -> dict[str, bytes]:
+    import pyarrow.parquet as pq
+
+    found: dict[str, bytes] = {}
+    for part in dataset.parts_of("images"):
+        table = pq.read_table(
+            cache.path(dataset.step, part), columns=["image_id", "bytes"], filters=[("image_id", "in", sorted(wanted))]
+        )
+        found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _tags(parts: VersionParts, evaluation: Manifest) -> dict[str, str]:
+    """Every input's fingerprint and digest, and the commit."""
+    steps = [parts.dataset, parts.features, parts.train, evaluation, *([parts.base] if parts.base else [])]
+    tags = {f"frostline.{manifest.step}_fingerprint": manifest.fingerprint for manifest in steps}
+    for manifest in steps:
+        tags |= {f"frostline.{name}": digest for name, digest in manifest.identity.items()}
+    return {**tags, "frostline.git_commit": git_commit()}
