@@ -17,7 +17,7 @@ from prefect.states import Completed
 
 from flows.opened import open_workspace
 from flows.progress_artifact import ProgressArtifact
-from flows.recipe import Recipe, load_recipe
+from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import Outputs, Step, run_step, steps_of
 from flows.summary import RunSummary, StepResult, report_path, step_result, summarise
 from infra import ray
@@ -64,9 +64,17 @@ def retrain(
     """Ingest, featurize, train, evaluate and register; what is there already is reused.
 
     `assignments` are `path.to.key=value` overrides of the recipe. Returns the object of `frostline run --json`."""
-    opened = load_recipe(recipe, assignments)
-    workspace = open_workspace(profile, store_uri=store_uri, progress=ProgressArtifact())
-    return run_recipe(opened, workspace, until=None)[0].model_dump(mode="json")
+    return open_and_run(recipe, profile, assignments, store_uri, until=None)
+
+
+def open_and_run(
+    recipe: str, profile: str, assignments: Sequence[str], store_uri: str | None, until: str | None
+) -> dict[str, Any]:
+    """`run_recipe` from a flow's parameters."""
+    recipe_values, profile_values = split_assignments(list(assignments))
+    opened = load_recipe(recipe, recipe_values)
+    workspace = open_workspace(profile, ProgressArtifact(), store_uri, profile_values)
+    return run_recipe(opened, workspace, until)[0].model_dump(mode="json")
 
 
 def run_recipe(
@@ -108,10 +116,9 @@ def publish(summary: RunSummary, outputs: Mapping[str, Manifest], workspace: Wor
     if "register" in outputs and summary.model is not None:
         reasons = "\n".join(f"- {reason}" for reason in outputs["register"].facts["promotion"]["reasons"])
         report = report_path(outputs["evaluate"], workspace)
-        text = (
-            f"## {summary.model.name} version {summary.model.version}: {', '.join(summary.model.aliases) or 'no alias'}\n\n"
-            f"{reasons}\n\nReport: `{report}`\n"
-        )
+        aliases = ", ".join(summary.model.aliases) or "no alias"
+        title = f"## {summary.model.name} version {summary.model.version}: {aliases}"
+        text = f"{title}\n\n{reasons}\n\nReport: `{report}`\n"
         create_markdown_artifact(text, key="frostline-decision", description="Promotion decision with its reasons")
 
 

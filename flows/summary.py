@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from infra.outputs import Manifest
 from infra.workspace import Workspace
 
-
 METRICS = ("vqa_accuracy", "caption_exact_match", "bleu_4", "rouge_l", "cider_d")
 """What a run shows; the report has every metric."""
 

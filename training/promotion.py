@@ -15,7 +15,7 @@ class ControlMargin(BaseModel):
     """How far a metric must stay above its value with the images swapped. At least one of the two is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    minimum_difference: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    minimum_difference: float | None = Field(default=None, allow_inf_nan=False)
     minimum_ratio: float | None = Field(default=None, ge=1, allow_inf_nan=False)
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
     scheme = urlparse(tracking_uri).scheme
     if scheme not in ("sqlite", "http", "https"):
         raise ConfigError(
-            f"MLflow tracking URI {tracking_uri!r} was found; expected sqlite:///PATH, http://… or https://…. "
+            f"MLflow tracking URI {_without_password(tracking_uri)!r} was found; expected sqlite:///PATH, http://… or https://…. "
             "For another database start `mlflow server --backend-store-uri …` in front of it."
         )
     prepare_environment()
@@ -78,10 +79,13 @@ def answers(tracking_uri: str) -> Iterator[None]:
     except FrostlineError:
         raise
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        parsed = urlparse(tracking_uri)
-        shown = parsed._replace(netloc=parsed.netloc.rpartition("@")[2]).geturl()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PlatformError(
-            f"MLflow at {shown} answered: {reason}; expected it to be reachable. Start it (`mlflow server`) or correct "
-            "MLFLOW_TRACKING_URI, then start again: work done so far is kept."
+            f"MLflow at {_without_password(tracking_uri)} answered: {_without_password(reason)[:300]}; expected it to be "
+            "reachable. Start it (`mlflow server`) or correct MLFLOW_TRACKING_URI, then start again: work done so far "
+            "is kept."
         ) from error
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]+@", "//", text)

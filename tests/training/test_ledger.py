@@ -56,5 +56,5 @@ def test_who_decided_against_an_older_champion_loses(store: Store) -> None:
 
 def test_a_damaged_entry_is_named(store: Store) -> None:
     store.write(f"{folder_of('m')}/00000001.json", b'{"number": 1, "kind": "promotion"}')
-    with pytest.raises(IntegrityError, match=r"register/ledger/m: entry 1 .* model_digest"):
+    with pytest.raises(IntegrityError, match=r"register/ledger/m: entry 1 .*model_digest"):
         head(store, "m")

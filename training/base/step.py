@@ -19,7 +19,7 @@ STEP = "base"
 VERSION = 1
 LANGUAGE_MODEL = "language_model"
 VISION_TOWER = "vision_tower"
-SAVE_EVERY_STEPS = 200
+CHECKPOINTS_PER_TRAINING = 10
 REPORT_EVERY_STEPS = 20
 NUM_TOKENIZER_SCENES = 2000
 
@@ -114,7 +114,7 @@ class BaseTrainer:
             problem,
             resume_state=checkpoint.tensors["state"] if checkpoint else None,
             start_step=start,
-            save_every_steps=SAVE_EVERY_STEPS,
+            save_every_steps=max(1, problem.schedule.num_steps // CHECKPOINTS_PER_TRAINING),
             save=lambda step, state: checkpoints.save(step, {"state": state}, {}),
             report=report,
         )

@@ -1,0 +1,116 @@
+"""A Prefect server, a process worker and an MLflow server on loopback; everything deployed from prefect.yaml."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+
+from servers import free_port, server
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
+BIN = Path(sys.executable).parent
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What the test's clients need to know."""
+
+    environment: dict[str, str]
+    prefect_api: str
+    mlflow_uri: str
+
+    def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / "prefect"), "--no-prompt", *arguments],
+            env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=540,
+        )  # fmt: skip
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        request = Request(f"{self.prefect_api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack")
+    prefect_port, mlflow_port = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{prefect_port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow_port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "FROSTLINE_VAR_DIR": str(folder / "var"),
+    }
+    database = f"sqlite:///{folder}/mlflow.db"
+    artifacts = (folder / "artifacts").as_uri()
+    mlflow = [
+        str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+        "--backend-store-uri", database, "--artifacts-destination", artifacts,
+    ]  # fmt: skip
+    prefect = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
+    worker = [str(BIN / "prefect"), "worker", "start", "--pool", "local", "--type", "process"]
+    found = Stack(environment, environment["PREFECT_API_URL"], environment["MLFLOW_TRACKING_URI"])
+    with (
+        server(prefect, environment, folder / "prefect.log", f"{found.prefect_api}/health"),
+        server(mlflow, environment, folder / "mlflow.log", f"{found.mlflow_uri}/health"),
+    ):
+        assert found.prefect("work-pool", "create", "local", "--type", "process").returncode == 0
+        deployed = found.prefect("deploy", "--all")
+        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        with server(worker, environment, folder / "worker.log"):
+            yield found
+
+
+def test_every_step_is_deployed_and_only_retrain_has_a_schedule(stack: Stack) -> None:
+    deployments = stack.ask("deployments/filter", {})
+    scheduled = {d["name"] for d in deployments if d["schedules"]}
+    assert len(deployments) == 7
+    assert scheduled == {"scheduled"}
+
+
+def test_the_cron_schedule_creates_scheduled_runs(stack: Stack) -> None:
+    deadline = time.monotonic() + 90
+    runs: list[dict[str, Any]] = []
+    while not runs and time.monotonic() < deadline:
+        runs = stack.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+        time.sleep(1)
+    assert runs, "the scheduler created no run within 90 s"
+    assert all(run["auto_scheduled"] for run in runs)
+
+
+def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(stack: Stack) -> None:
+    run = ["deployment", "run", "retrain/scheduled", "--param", f"recipe={TINY}", "--watch", "--watch-timeout", "500"]
+    first = stack.prefect(*run)
+    assert first.returncode == 0, first.stdout + first.stderr
+    with urlopen(f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models/get?name=tiny", timeout=20) as answer:
+        model = json.load(answer)["registered_model"]
+    assert {alias["alias"] for alias in model["aliases"]} == {"champion"}
+
+    second = stack.prefect(*run)
+    assert second.returncode == 0, second.stdout + second.stderr
+    flow_runs = stack.ask(
+        "flow_runs/filter", {"sort": "START_TIME_DESC", "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    )
+    tasks = stack.ask("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [flow_runs[0]["id"]]}}})
+    assert {task["state_name"] for task in tasks} == {"Cached"}
+    assert len(tasks) == 6
+
+    artifacts = stack.ask("artifacts/filter", {})
+    keys = {artifact["key"] for artifact in artifacts}
+    assert {"frostline-steps", "frostline-metrics", "frostline-decision", "frostline-train"} <= keys

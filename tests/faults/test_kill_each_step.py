@@ -1,0 +1,88 @@
+"""SIGKILL of the whole process group once in each step, then the same command to its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.outputs import Manifest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
+FROSTLINE = str(Path(sys.executable).parent / "frostline")
+
+SIGNS_OF_WORK = {
+    "ingest": "ingest/journal/*/shard-00001.json",
+    "base": "base/checkpoints/*/*/*/manifest.json",
+    "featurize": "featurize/journal/*/*.json",
+    "train": "train/checkpoints/*/*/manifest.json",
+    "evaluate": "evaluate/journal/*/*.json",
+    "register": "register/ledger/tiny/*.json",
+}
+"""What appears in the store once a step has done something, and before it is complete."""
+
+pytestmark = pytest.mark.slow
+
+
+def start(var: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var), "MLFLOW_TRACKING_URI": ""}
+    environment.pop("MLFLOW_TRACKING_URI")
+    command = [FROSTLINE, "run", str(TINY), "--json", "--debug"]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(var: Path) -> dict[str, Any]:
+    process = start(var)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors[-3000:]
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def kill_while_working(var: Path, step: str) -> None:
+    """Start the command and SIGKILL its process group as soon as the step shows its first sign of work."""
+    process = start(var)
+    try:
+        while not list((var / "store").glob(SIGNS_OF_WORK[step])):
+            assert process.poll() is None, (
+                f"{step}: the command ended before it was killed: {process.communicate()[1][-3000:]}"
+            )
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not list((var / "store" / step).glob("*/manifest.json")), f"{step} was complete before it was killed"
+
+
+def manifest(var: Path, step: str) -> Manifest:
+    (path,) = (var / "store" / step).glob("*/manifest.json")
+    return Manifest.model_validate_json(path.read_bytes())
+
+
+def test_killed_once_in_each_step_it_ends_with_the_same_rows_and_the_same_bytes(tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    expected = finish(undisturbed)
+    for step in SIGNS_OF_WORK:
+        kill_while_working(killed, step)
+    found = finish(killed)
+
+    assert [step["rows"] for step in found["steps"]] == [step["rows"] for step in expected["steps"]]
+    for step in ("ingest", "base", "train"):
+        ours = sorted((part.kind, part.name, part.digest) for part in manifest(killed, step).parts)
+        theirs = sorted((part.kind, part.name, part.digest) for part in manifest(undisturbed, step).parts)
+        assert ours == theirs, f"{step} made other bytes"
+    assert manifest(killed, "featurize").counts["rows_out"] == 100
+    assert found["metrics"] == expected["metrics"]
+    assert found["model"]["digest"] == expected["model"]["digest"]
+    assert found["model"]["version"] == "1"
+    assert found["model"]["aliases"] == ["champion"]
+    assert manifest(killed, "train").facts["resumed_from"], "the training started over"
+    assert len(list((killed / "store" / "register" / "ledger").rglob("*.json"))) == 1

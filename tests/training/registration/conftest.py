@@ -1,0 +1,168 @@
+"""A whole model in miniature: tower, language model, dataset, trained parameters, an evaluation. No engines."""
+
+import io
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
+
+from data_prep.pretrained import PretrainedRef
+from data_prep.schemas import images_schema, predictions_schema
+from data_prep.tower import FeatureConfig
+from infra.digests import digest_bytes, digest_file
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, upload_part
+from infra.part_cache import PartCache
+from infra.record import record_of
+from infra.store import LocalStore, Store
+from training.base.tokenizer import train_tokenizer
+from training.config import TrainConfig
+from training.language_model import load_language_model
+from training.package import write_package
+from training.predictor import Predictor
+from training.prefix_model import build_prefix_model
+from training.version import VersionParts, model_card
+
+NUM_IMAGES = 4
+WORDS = ["a red seven", "a blue three left of a green one", "question: how many? answer: two"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything `register` reads, in one store."""
+
+    store: Store
+    cache: PartCache
+    parts: VersionParts
+    evaluation: Manifest
+    images: list[bytes]
+
+    def trained(self, seed: int) -> "World":
+        """The same with other trained parameters."""
+        return _with_model(self, seed)
+
+
+@pytest.fixture(scope="session")
+def frozen_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(tower, language model) as checkpoint folders."""
+    root = tmp_path_factory.mktemp("frozen")
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(**size, image_size=32, patch_size=16)).save_pretrained(root / "tower")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root / "tower")
+    tokenizer = train_tokenizer(WORDS, 300)
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(**size, **ids, vocab_size=304, max_position_embeddings=96, initializer_range=0.6)
+    LlamaForCausalLM(config).save_pretrained(root / "lm")
+    tokenizer.save_pretrained(root / "lm")
+    return root / "tower", root / "lm"
+
+
+@pytest.fixture
+def world(tmp_path: Path, store: Store, frozen_folders: tuple[Path, Path]) -> World:
+    return make_world(tmp_path, store, frozen_folders)
+
+
+def make_world(folder: Path, store: Store, frozen_folders: tuple[Path, Path]) -> World:
+    cache = PartCache(store, folder / "cache")
+    images = [_png(seed) for seed in range(NUM_IMAGES)]
+    rows = [{**dict.fromkeys(images_schema().names), "image_id": digest_bytes(d), "bytes": d} for d in images]
+    part = _uploaded(store, "ingest", pa.Table.from_pylist(rows, images_schema()), "images", folder)
+    dataset = manifest("ingest", [part], {"dataset_digest": "d" * 64, "test_digest": "e" * 64})
+    features = manifest(
+        "featurize", [], {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), {"num_patches": 5, "vision_width": 16}
+    )
+    tower, lm = (PretrainedRef(folder=path) for path in frozen_folders)
+    parts = VersionParts(dataset, features, dataset, None, tower, lm)
+    return _with_model(World(store, cache, parts, dataset, images), seed=0)
+
+
+def _with_model(world: World, seed: int) -> World:
+    """Parameters from a seed, and what they answer."""
+    config = TrainConfig.model_validate(
+        {
+            "mapper": {"kind": "mlp", "prefix_tokens": 2, "width": 8},
+            "global_batch_images": 4,
+            "epochs": 1,
+            "learning_rate": 0.1,
+            "seed": seed,
+        }
+    )
+    assert world.parts.language_model.folder is not None
+    language = load_language_model(world.parts.language_model.folder, torch.float32)
+    folder = world.cache.folder.parent / f"model-{seed}"
+    folder.mkdir()
+    weights = folder / "weights"
+    save_file(build_prefix_model(config, language, 5, 16).trainable_state(), weights)
+    part = upload_part(world.store, "train", weights, "trainables", 2, name="trainables.safetensors")
+    facts = {"config": config.model_dump(mode="json")}
+    train = manifest("train", [part], {"model_digest": digest_file(weights)}, {"seed": seed}, facts)
+    parts = replace(world.parts, train=train)
+    evaluation_config = {"max_new_tokens": 6}
+    empty = manifest("evaluate", [], {}, evaluation_config)
+    write_package(folder / "package", model_card("tiny", parts, empty, world.cache), weights)
+    predictor = Predictor.load(folder / "package", world.cache.folder)
+    rows = []
+    for number, (image, prompt) in enumerate(zip(world.images, ["", "", "how many?", "what?"], strict=True)):
+        task = "vqa" if prompt else "caption"
+        row = dict.fromkeys(predictions_schema().names) | {"example_id": str(number), "task": task, "prompt": prompt}
+        rows.append(
+            row | {"image_id": digest_bytes(image), "prediction": predictor.answer([image], [task], [prompt])[0]}
+        )
+    predictions = _uploaded(
+        world.store, "evaluate", pa.Table.from_pylist(rows, predictions_schema()), "predictions", folder
+    )
+    scores = {"metrics": {"vqa_accuracy": 0.8 + seed / 100}, "control": {"vqa_accuracy": 0.3}}
+    identity = {"evaluation_digest": predictions.digest, "model_digest": train.identity["model_digest"]}
+    inputs = {"model_digest": train.identity["model_digest"], "test_digest": "e" * 64}
+    evaluation = manifest("evaluate", [predictions], identity, evaluation_config, scores, inputs)
+    return replace(world, parts=parts, evaluation=evaluation)
+
+
+def manifest(
+    step: str,
+    parts: list[Part],
+    identity: dict[str, str],
+    config: dict[str, Any] | None = None,
+    facts: dict[str, Any] | None = None,
+    inputs: dict[str, str] | None = None,
+) -> Manifest:
+    request = OutputRequest(step, 1, "tiny", config or {}, inputs or {"parts": str([part.digest for part in parts])})
+    return Manifest(
+        step=step,
+        step_version=1,
+        name="tiny",
+        fingerprint=request.fingerprint,
+        config=dict(request.config),
+        inputs=dict(request.inputs),
+        draft=Draft(parts=parts, identity=identity, facts=facts or {}),
+        record=record_of(time.time(), {}),
+    )
+
+
+def _uploaded(store: Store, step: str, table: pa.Table, kind: str, folder: Path) -> Part:
+    pq.write_table(table, folder / f"{kind}.parquet")
+    return upload_part(store, step, folder / f"{kind}.parquet", kind, table.num_rows, name=f"{kind}.parquet")
+
+
+def _png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (32, 32), random.Random(seed).randbytes(32 * 32 * 3)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,226 @@
+"""The step against a real MLflow on SQLite."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training.register
+from infra.errors import IntegrityError, PlatformError
+from infra.outputs import Attempt, Manifest, ensure_output
+from infra.part_cache import PartCache
+from infra.progress import Silent
+from infra.settings import Profile, Settings
+from infra.tracking import PACKAGE_PATH, Registry
+from infra.workspace import Workspace
+from training.ledger import head, history
+from training.predictor import Predictor, fetch_package
+from training.promotion import ControlMargin, PromotionRule
+from training.register import Registration, champion_of, champion_scores, register, register_request
+
+RULE = PromotionRule(
+    primary_metric="vqa_accuracy",
+    minimum_gain=0.02,
+    control_margins={"vqa_accuracy": ControlMargin(minimum_difference=0.35)},
+)
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def places(world: Any, tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> "Places":
+    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
+    return Places(workspace, Registry(mlflow_uri), str(request.node.name))
+
+
+class Places:
+    def __init__(self, workspace: Workspace, registry: Registry, model_name: str) -> None:
+        self.workspace, self.registry, self.model_name = workspace, registry, model_name
+
+    def register(self, world: Any, rule: PromotionRule = RULE) -> tuple[Manifest, bool]:
+        """What the flow does."""
+        store = self.workspace.store
+        request = register_request(rule, "tiny", self.model_name, world.parts.train, world.evaluation, store)
+        champion = champion_of(request, store)
+        known = champion and self.scores[champion.model_digest]
+        registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
+        self.scores[world.parts.train.identity["model_digest"]] = training.register.scores_of(world.evaluation)
+        return ensure_output(
+            store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
+        )
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        return self.__dict__.setdefault("_scores", {})
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        return self.registry.aliases(self.model_name)
+
+
+def test_the_first_model_becomes_champion_and_again_is_reused(world: Any, places: Places) -> None:
+    made, reused = places.register(world)
+    assert not reused
+    assert made.facts["model"] == {
+        "name": places.model_name,
+        "version": "1",
+        "aliases": ["champion"],
+        "uri": f"models:/{places.model_name}/1",
+        "digest": world.parts.train.identity["model_digest"],
+    }
+    assert made.facts["answers_checked"] == {"asked": 4, "agreed": 4}
+    assert places.aliases == {"champion": "1"}
+    again, reused = places.register(world)
+    assert reused and again == made
+    version = places.registry.version(places.model_name, "1")
+    for step in ("ingest", "featurize", "train", "evaluate"):
+        assert len(version.tags[f"frostline.{step}_fingerprint"]) == 64
+    assert version.tags["frostline.git_commit"]
+
+
+def test_a_worse_model_challenges_and_a_better_one_replaces(world: Any, places: Places) -> None:
+    places.register(world)
+    worse, _ = places.register(world.trained(1))
+    assert worse.facts["promotion"]["case"] == "loses"
+    assert places.aliases == {"champion": "1", "challenger": "2"}
+    better, _ = places.register(world.trained(5))
+    assert better.facts["promotion"]["case"] == "wins"
+    assert places.aliases == {"champion": "3", "challenger": "2"}
+    assert [(entry.version, entry.previous_version) for entry in history(world.store, places.model_name)] == [
+        ("1", None),
+        ("3", "1"),
+    ]
+    # The former champion, registered again, meets the new one.
+    old, reused = places.register(world)
+    assert not reused and old.facts["promotion"]["case"] == "loses"
+    assert places.aliases == {"champion": "3", "challenger": "1"}
+    assert len(places.registry.versions(places.model_name)) == 3
+
+
+def test_a_model_that_does_not_look_gets_no_alias(world: Any, places: Places) -> None:
+    blind = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
+    made, _ = places.register(world, blind)
+    assert made.facts["promotion"]["case"] == "fails_control"
+    assert (made.facts["model"]["aliases"], places.aliases) == ([], {})
+    assert head(world.store, places.model_name) is None
+    # Under another rule it passes; the version is the same.
+    assert places.register(world)[0].facts["model"]["version"] == "1"
+    assert places.register(world, blind)[0].facts["promotion"]["case"] == "is_champion"
+
+
+@pytest.mark.parametrize("place", ["ensure_version", "check_answers", "append_promotion", "_mirror_aliases"])
+def test_a_crash_is_repaired_by_the_next_start(
+    world: Any, places: Places, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies right after each part in turn; the output is that of an undisturbed start."""
+    module = training.version if hasattr(training.version, place) and place != "Registry" else training.register
+    real = getattr(module, place)
+
+    def dies(*args: Any) -> None:
+        real(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place, dies)
+        with pytest.raises(KeyboardInterrupt):
+            places.register(world)
+    made, reused = places.register(world)
+    assert not reused
+    assert made.facts["promotion"]["case"] == "no_champion"
+    assert places.aliases == {"champion": "1"}
+    assert len(history(world.store, places.model_name)) == 1
+    assert len(places.registry.versions(places.model_name)) == 1
+    comparison = json.loads(places.workspace.cache.path("register", made.parts[0]).read_bytes())
+    assert comparison["promotion"]["promoted"] and comparison["champion_metrics"] is None
+
+
+def test_a_champion_that_changed_meanwhile_stops_the_decision(world: Any, places: Places) -> None:
+    request = register_request(RULE, "tiny", places.model_name, world.parts.train, world.evaluation, world.store)
+    registration = Registration(RULE, places.model_name, world.parts, world.evaluation, None)
+    places.register(world.trained(1))
+    with pytest.raises(PlatformError, match="another champion than a moment ago; expected no champion"):
+        register(registration, Attempt(world.store, request), places.workspace)
+    assert places.aliases == {"champion": "1"}
+
+
+def test_a_version_that_answers_otherwise_is_not_promoted(world: Any, places: Places) -> None:
+    """The evaluation belongs to other parameters than those that are registered."""
+    other = world.trained(1)
+    mixed = replace(world, parts=replace(world.parts, train=other.parts.train))
+    with pytest.raises(IntegrityError, match="were answered as in the evaluation"):
+        places.register(mixed)
+    assert (head(world.store, places.model_name), places.aliases) == (None, {})
+
+
+def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, places: Places) -> None:
+    from infra import log
+
+    places.register(world)
+    champion = head(world.store, places.model_name)
+    assert champion is not None
+    later = world.trained(1).evaluation
+    assert champion_scores(world.store, champion, later) is None
+    key = f"evaluate/{world.evaluation.fingerprint}/manifest.json"
+    world.store.create(key, world.evaluation.model_dump_json().encode())
+    log.append(world.store, "evaluate", "tiny", {"fingerprint": world.evaluation.fingerprint})
+    found = champion_scores(world.store, champion, later)
+    assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
+    other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
+    assert champion_scores(world.store, champion, other_rows) is None
+
+
+def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
+    places.register(world)
+    version = places.registry.version(places.model_name, "1")
+    fresh = places.workspace.settings.cache / "fresh"
+    stored = Path(version.source_uri.removeprefix("file://")) / PACKAGE_PATH / "trainables.safetensors"
+    good = stored.read_bytes()
+    stored.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=r"trainables\.safetensors"):
+        fetch_package(places.registry, version, fresh)
+    stored.write_bytes(good)
+    assert Predictor.load(fetch_package(places.registry, version, fresh), fresh).caption(world.images[:1])
+
+
+def test_plain_mlflow_loads_the_version_and_predicts(world: Any, places: Places, tmp_path: Path) -> None:
+    """In a process of its own, as a user would."""
+    places.register(world)
+    (tmp_path / "image.png").write_bytes(world.images[0])
+    script = f"""
+import base64, json, mlflow, pandas as pd
+mlflow.set_tracking_uri({places.registry.uri!r})
+model = mlflow.pyfunc.load_model("models:/{places.model_name}@champion")
+image = open({str(tmp_path / "image.png")!r}, "rb").read()
+forms = [{str(tmp_path / "image.png")!r}, base64.b64encode(image).decode()]
+found = [*model.predict(pd.DataFrame({{"image": forms}})), *model.predict(pd.DataFrame({{"image": [image]}}))]
+found += model.predict(pd.DataFrame({{"image": forms[:1], "prompt": ["how many?"]}}))
+print("FOUND" + json.dumps(found))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[3],
+        env={**__import__("os").environ, "FROSTLINE_VAR_DIR": str(tmp_path / "var"), "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.split("FOUND")[1])
+    version = places.registry.version(places.model_name, "1")
+    predictor = Predictor.load(fetch_package(places.registry, version, tmp_path / "c"), tmp_path / "c")
+    caption = predictor.caption(world.images[:1])[0]
+    assert found == [caption] * 3 + predictor.ask(world.images[0], ["how many?"])
+
+
+def test_no_file_of_a_version_is_a_pickle(world: Any, places: Places, tmp_path: Path) -> None:
+    places.register(world)
+    folder = places.registry.download(places.registry.version(places.model_name, "1"), tmp_path / "copy")
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {
+        ".json", ".md", ".py", ".safetensors", ".txt", ".yaml", "",
+    }  # fmt: skip
+    assert "python_model" not in {path.stem for path in folder.rglob("*")}
