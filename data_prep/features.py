@@ -5,7 +5,6 @@ Shapes: N images of a part, B images asked for, P patches, V vision width.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +73,7 @@ def _unpacked(part: Part, cache: PartCache, num_patches: int, vision_width: int)
     np.save(temporary / "features.npy", flat.reshape(-1, num_patches, vision_width))
     (temporary / "image_ids.txt").write_text("\n".join(table.column("image_id").to_pylist()))
     try:
-        os.rename(temporary, target)
+        temporary.rename(target)
     except OSError:  # another process was first
         import shutil
 

@@ -38,8 +38,8 @@ def featurize(
     for image_part in dataset.parts_of("images"):
         missing = [image_id for image_id in image_ids[image_part.digest] if image_id not in known]
         noted = attempt.noted(image_part.digest)
-        if missing and noted is not None:
-            part = Part.model_validate(noted)
+        part = Part.model_validate(noted) if noted is not None else None
+        if missing and part is not None and attempt.holds(part):
             parts[part.digest] = part
             num_encoded += part.num_rows
         elif missing:

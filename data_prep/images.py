@@ -39,13 +39,23 @@ def decode(data: bytes) -> Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 opened.load()
-                return ImageOps.exif_transpose(opened).convert("RGB")
+                return _eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError, Warning) as error:
         reason = str(error).split("<")[0].strip() or type(error).__name__
         raise DataError(
             f"an image of {len(data)} bytes cannot be decoded ({reason}); expected {', '.join(FORMATS)} "
             f"of at most {MAX_PIXELS} pixels. Repair or remove it."
         ) from error
+
+
+def _eight_bits(image: Image) -> Image:
+    """16-bit greyscale scaled to 8 bits: Pillow's own conversion cuts off at 255, which leaves white."""
+    import numpy as np
+    from PIL import Image
+
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def inspect(data: bytes) -> ImageFacts:

@@ -43,7 +43,7 @@ class IngestConfig(BaseModel):
 
 
 def ingest_request(config: IngestConfig, name: str) -> OutputRequest:
-    """Where files are is left out; their names, sizes and modification times are in. Raises ConfigError for missing ones."""
+    """Where files are is left out; names, sizes and modification times are in. Raises ConfigError for missing files."""
     listings = [open_source(source).listing() for source in config.sources]
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
@@ -57,6 +57,8 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     number = 0
     while (noted := attempt.noted(_unit(number))) is not None:
         found = [Part.model_validate(part) for part in noted["parts"]]
+        if not all(attempt.holds(part) for part in found):
+            break
         writer.restore(found, noted["rows_in"], noted["duplicates"], workspace.cache)
         parts += found
         number += 1
@@ -102,8 +104,8 @@ def _draft(parts: list[Part], writer: ShardWriter, config: IngestConfig, cache: 
     rows = {kind: sum(part.num_rows for part in parts if part.kind == kind) for kind in ("examples", "quarantine")}
     if writer.rows_in and rows["quarantine"] / writer.rows_in > config.max_quarantined_fraction:
         raise DataError(
-            f"{rows['quarantine']} of {writer.rows_in} rows are bad, the first: {writer.first_problem}; expected at most "
-            f"{config.max_quarantined_fraction:.0%}. Repair the source or raise ingest.max_quarantined_fraction."
+            f"{rows['quarantine']} of {writer.rows_in} rows are bad, the first: {writer.first_problem}; expected "
+            f"at most {config.max_quarantined_fraction:.0%}. Repair the source or raise ingest.max_quarantined_fraction."
         )
     if not rows["examples"]:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Any
 from data_prep.images import ImageFacts, inspect
 from data_prep.schemas import SPLITS, example_id_of, examples_schema, images_schema, quarantine_schema
 from data_prep.sources.base import BadRow, SourceRow
-from infra.digests import digest_bytes
+from infra.digests import canonical_json, digest_bytes
 from infra.errors import DataError
 from infra.outputs import Part
 from infra.part_cache import PartCache
@@ -45,10 +45,8 @@ class ShardWriter:
             data = row.image()
         except OSError as error:
             return self.quarantine(_bad(row, "missing_file", f"{row.image_uri}: {error.strerror or error}"))
-        if not [target for target in row.targets if target.strip()]:
-            return self.quarantine(_bad(row, "no_targets", "no text to learn"))
-        if row.task == "vqa" and not row.prompt.strip():
-            return self.quarantine(_bad(row, "empty_prompt", "a question without words"))
+        if problem := _problem_of(row):
+            return self.quarantine(_bad(row, *problem))
         image_id = digest_bytes(data)
         facts: ImageFacts | None = None
         if image_id not in self._split_of:
@@ -60,7 +58,11 @@ class ShardWriter:
         if self._split_of.get(image_id, split) != split:
             was = self._split_of[image_id]
             return self.quarantine(_bad(row, "split_conflict", f"{row.image_uri} is in {was} and in {split}"))
-        example = _example(row, image_id, split)
+        try:
+            example = _example(row, image_id, split)
+            canonical_json(example)
+        except ValueError as error:  # half a surrogate pair, which JSON can spell and no file can hold
+            return self.quarantine(_bad(row, "unreadable_row", str(error)))
         self.rows_in += 1
         if example["example_id"] in self._example_ids:
             self.duplicates += 1
@@ -77,11 +79,11 @@ class ShardWriter:
         self.first_problem = self.first_problem or f"{row.source} row {row.row}: {row.message}"
         self._quarantine.append(
             {
-                "source_uri": row.uri,
+                "source_uri": _storable(row.uri),
                 "source": row.source,
                 "row": row.row,
                 "reason": row.reason,
-                "message": row.message,
+                "message": _storable(row.message),
             }
         )
 
@@ -123,10 +125,6 @@ class ShardWriter:
     def _split(self, row: SourceRow, image_id: str) -> str:
         """The source's own split, else a stable digest of the split group: growth never moves an image."""
         if row.split is not None:
-            if row.split not in SPLITS:
-                raise DataError(
-                    f"{row.source} row {row.row}: split {row.split!r}; expected one of {', '.join(SPLITS)}."
-                )
             return row.split
         group = row.split_group or image_id
         position = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
@@ -164,5 +162,20 @@ def _example(row: SourceRow, image_id: str, split: str) -> dict[str, Any]:
     return {"example_id": example_id_of(example), **example}
 
 
+def _problem_of(row: SourceRow) -> tuple[str, str] | None:
+    """(reason, message) where the row's own fields cannot make an example."""
+    if not any(target.strip() for target in row.targets):
+        return "no_targets", "no text to learn"
+    if row.task == "vqa" and not row.prompt.strip():
+        return "empty_prompt", "a question without words"
+    if row.split is not None and row.split not in SPLITS:
+        return "unknown_split", f"split {row.split!r}; expected one of {', '.join(SPLITS)}"
+    return None
+
+
 def _bad(row: SourceRow, reason: str, message: str) -> BadRow:
     return BadRow(row.row, row.source, row.image_uri, reason, message)
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -83,24 +83,38 @@ def _load_processor(folder: Path) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, use_fast=False)
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{folder}: no image processor could be read ({str(error).splitlines()[0]}); expected preprocessor_config.json "
-            "of a vision model. Name a vision tower under vision_tower."
+            f"{folder}: no image processor could be read ({str(error).splitlines()[0]}); expected "
+            "preprocessor_config.json of a vision model. Name a vision tower under vision_tower."
         ) from error
 
 
 def _load_vision_model(folder: Path, dtype: Any) -> Any:
     """The vision part of the checkpoint, frozen. Two-tower models (CLIP, SigLIP) give their vision half."""
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
+    options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
-        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        model, info = AutoModel.from_pretrained(folder, dtype=dtype, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: cannot be loaded ({str(error).splitlines()[0]}); expected a transformers vision checkpoint in "
             "safetensors. Check vision_tower in the recipe."
         ) from error
+    half = "vision_model." if hasattr(model, "vision_model") else ""
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(half) and not _is_unused(key))
+    if missing:
+        raise ConfigError(
+            f"{folder}: {len(missing)} weights are missing, the first {missing[0]}; expected all of them: transformers "
+            "would fill in random ones. Check that the weights belong to config.json."
+        )
     model = getattr(model, "vision_model", model)
     return model.eval().requires_grad_(False)
+
+
+def _is_unused(key: str) -> bool:
+    """Checkpoints of classifiers come without a pooler; evaluation does not count batches."""
+    return "pooler" in key or key.endswith("num_batches_tracked")

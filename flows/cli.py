@@ -90,7 +90,7 @@ def caption(
 
     Example:  frostline caption models:/quickstart@champion picture.png
     """
-    from flows.commands import caption_command
+    from flows.serving import caption_command
 
     caption_command(model_uri, images, store, json)
 
@@ -107,7 +107,7 @@ def ask(
 
     Example:  frostline ask models:/quickstart@champion picture.png "how many digits are there?"
     """
-    from flows.commands import ask_command
+    from flows.serving import ask_command
 
     ask_command(model_uri, image, question, store, json)
 

@@ -4,17 +4,17 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from flows.opened import open_workspace
-from flows.plan import Plan, make_plan
+from flows.plan import make_plan
+from flows.preflight import check_models
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import STEPS
 from flows.summary import RunSummary, report_path, step_result, summarise
 from flows.terminal import Bars, plan_table, show_summary
-from infra.errors import ConfigError, DataError
+from infra.errors import ConfigError
 from infra.logs import engines_to, new_log_file
 from infra.outputs import Manifest
 from infra.progress import Silent
@@ -43,8 +43,10 @@ def run_command(
     with engines_to(log) as (output, error):
         terminal = Console(file=error)
         bars = Bars(terminal)
-        _announce(terminal, planned, log)
+        terminal.print(plan_table(planned))
         workspace = open_workspace(profile, bars, store, profile_values)
+        check_models(opened, planned, workspace)
+        terminal.print(f"\nStarting Prefect (about 10 s). The engines' own log: {log}", soft_wrap=True, highlight=False)
         with bars.shown():
             summary, made = _run_in_flow(opened, workspace, bars, until, force)
         _finish(Console(file=output), summary, made, workspace, as_json, log)
@@ -65,11 +67,6 @@ def _all_reused(recipe: Recipe, outputs: dict[str, Manifest], workspace: Workspa
     del recipe
     results = [step_result(manifest, True, time.monotonic(), workspace) for manifest in outputs.values()]
     return summarise(results, outputs, workspace)
-
-
-def _announce(terminal: Console, planned: Plan, log: Path) -> None:
-    terminal.print(plan_table(planned))
-    terminal.print(f"\nStarting Prefect (about 10 s). The engines' own log: {log}", soft_wrap=True, highlight=False)
 
 
 def _finish(
@@ -147,44 +144,3 @@ def verify_command(store: str | None, as_json: bool) -> None:
         print(f"{report.num_outputs} outputs, {report.num_parts} parts, {len(report.damaged)} damaged")
     if report.damaged:
         raise typer.Exit(4)
-
-
-def caption_command(model_uri: str, images: Sequence[Path], store: str | None, as_json: bool) -> None:
-    predictor = _predictor(model_uri, store)
-    captions = predictor.caption([_image(path) for path in images])
-    found = [{"image": str(path), "caption": text} for path, text in zip(images, captions, strict=True)]
-    _show_answers(found, "caption", as_json)
-
-
-def ask_command(model_uri: str, image: Path, question: str, store: str | None, as_json: bool) -> None:
-    predictor = _predictor(model_uri, store)
-    (answer,) = predictor.ask(_image(image), [question])
-    _show_answers([{"image": str(image), "question": question, "answer": answer}], "answer", as_json)
-
-
-def _predictor(model_uri: str, store: str | None) -> Any:
-    from flows.serving import open_predictor
-
-    return open_predictor(model_uri, open_workspace("laptop", Silent(), store, writable=False))
-
-
-def _image(path: Path) -> bytes:
-    from data_prep.images import decode
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read ({error.strerror}); expected an image file. Check the path.") from error
-    try:
-        decode(data)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return data
-
-
-def _show_answers(found: list[dict[str, str]], key: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
-        return
-    for line in found:
-        print(line[key] if len(found) == 1 else f"{line['image']}: {line[key]}")

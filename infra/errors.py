@@ -33,7 +33,7 @@ class PlatformError(FrostlineError):
     retryable = True
 
 
-class Interrupted(FrostlineError):
+class Interrupted(FrostlineError):  # noqa: N818 (a request that was met, no error)
     """Stopped on request after committing a checkpoint; starting again resumes."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h

@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.digests import canonical_json, digest_file, digest_json
 from infra.errors import IntegrityError
 from infra.record import Record, record_of
 from infra.store import Store
-
 
 UNFINISHED = ("journal", "checkpoints")
 """Folders of a step where an unfinished attempt leaves what a later one goes on from."""
@@ -37,6 +36,14 @@ class Part(BaseModel):
     name: str = ""
     """Relative path, for parts that make up a folder."""
     facts: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _stays_in_its_folder(cls, name: str) -> str:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ValueError(f"name {name!r} leaves its folder; expected a relative path")
+        return name
 
 
 class Draft(BaseModel):
@@ -139,6 +146,10 @@ class Attempt:
             return None
         return found if isinstance(found, dict) else None
 
+    def holds(self, part: Part) -> bool:
+        """Whether a noted part is still there: a damaged one is deleted by hand and then made again."""
+        return self.store.exists(f"{self.request.step}/parts/{part.digest}")
+
     def _journal_key(self, unit: str) -> str:
         return f"{self.request.step}/journal/{self.request.fingerprint}/{unit}.json"
 
@@ -179,6 +190,7 @@ def ensure_output(
     """The output of this request, and whether it was already there. Every step goes through here."""
     found = find_output(store, request)
     if found is not None:
+        log_commit(store, request)  # its writer may have died before it did
         return found, True
     started = time.time()
     draft = produce(Attempt(store, request))
@@ -200,13 +212,23 @@ def ensure_output(
 
 def commit(store: Store, request: OutputRequest, manifest: Manifest) -> Manifest:
     """Make the output visible. Where another writer was first, its manifest is the output and ours is dropped."""
-    from infra.log import append
-
     data = manifest.model_dump_json(indent=1).encode()
     if store.create(request.manifest_key, data):
-        for name in filter(None, (request.name, request.also_logged_as)):
-            append(store, request.step, name, {"fingerprint": request.fingerprint})
+        log_commit(store, request)
         return manifest
     first = find_output(store, request)
     assert first is not None, "a manifest that exists can be read"
     return first
+
+
+def log_commit(store: Store, request: OutputRequest) -> None:
+    """Enter the output into the logs by which it is found, unless it is there."""
+    from infra import log
+
+    entry = {"fingerprint": request.fingerprint}
+    for name in filter(None, (request.name, request.also_logged_as)):
+        newest = log.newest(store, request.step, name)
+        if newest is not None and newest["fingerprint"] == request.fingerprint:
+            continue  # the common case costs one read
+        if all(earlier["fingerprint"] != request.fingerprint for earlier in log.entries(store, request.step, name)):
+            log.append(store, request.step, name, entry)

@@ -1,4 +1,4 @@
-"""What long work says while it runs. Steps take a Progress; who shows it (terminal, Prefect, nobody) is not their matter."""
+"""What long work says while it runs. Steps take a Progress; who shows it (terminal, Prefect, nobody) is open."""
 
 from typing import Protocol
 
@@ -16,11 +16,11 @@ class Progress(Protocol):
 class Silent:
     """Nobody is watching."""
 
-    def start(self, label: str, total: int, unit: str, done: int = 0) -> None:
+    def start(self, label: str, total: int, unit: str, done: int = 0) -> None:  # noqa: ARG002 (it says nothing)
         return
 
-    def advance(self, label: str, amount: int = 1, note: str = "") -> None:
+    def advance(self, label: str, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
         return
 
-    def finish(self, label: str) -> None:
+    def finish(self, label: str) -> None:  # noqa: ARG002
         return

@@ -20,6 +20,19 @@ class Works(Protocol[Result]):
     def run(self, unit: Any) -> Result: ...
 
 
+class _Seat:
+    """Makes the worker at its first unit, so that its constructor's error is raised as it is, not taken for a death."""
+
+    def __init__(self, worker: type[Works[Any]], arguments: Mapping[str, Any]) -> None:
+        self._make: Callable[[], Works[Any]] = lambda: worker(**arguments)
+        self._worker: Works[Any] | None = None
+
+    def run(self, unit: Any) -> Any:
+        if self._worker is None:
+            self._worker = self._make()
+        return self._worker.run(unit)
+
+
 class Board:
     """Lives in an actor: what workers say of their progress, until the driver takes it."""
 
@@ -103,10 +116,10 @@ def run_units(
     environment = {"OMP_NUM_THREADS": str(resources.threads_per_actor), "TOKENIZERS_PARALLELISM": "false"}
     remote = ray.remote(
         num_cpus=resources.threads_per_actor, num_gpus=resources.gpus_per_actor, runtime_env={"env_vars": environment}
-    )(worker)
+    )(_Seat)
 
     def start() -> Any:
-        return remote.remote(**arguments)
+        return remote.remote(worker, arguments)
 
     waiting = list(units)
     deaths: dict[str, int] = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from infra.errors import ConfigError, PlatformError
 
@@ -51,7 +51,7 @@ class LocalStore:
     def read(self, key: str) -> bytes | None:
         try:
             return (self.folder / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def create(self, key: str, data: bytes) -> bool:
@@ -61,6 +61,8 @@ class LocalStore:
                 os.link(temporary.path, self.folder / key)
             except FileExistsError:
                 return False
+            except OSError as error:
+                raise _not_writable(self.uri, error) from error
         return True
 
     def write(self, key: str, data: bytes) -> None:
@@ -150,17 +152,17 @@ class S3Store:
 
     def create(self, key: str, data: bytes) -> bool:
         try:
-            self._call(lambda: self._fs.pipe_file(self._path(key), data, mode="create"))
+            self._put(lambda: self._fs.pipe_file(self._path(key), data, mode="create"))
         except FileExistsError:
             # A retried PUT whose first answer was lost finds its own object.
             return self.read(key) == data
         return True
 
     def write(self, key: str, data: bytes) -> None:
-        self._call(lambda: self._fs.pipe_file(self._path(key), data))
+        self._put(lambda: self._fs.pipe_file(self._path(key), data))
 
     def upload(self, path: Path, key: str) -> None:
-        self._call(lambda: self._fs.put_file(str(path), self._path(key)))
+        self._put(lambda: self._fs.put_file(str(path), self._path(key)))
 
     def download(self, key: str, path: Path) -> None:
         self._call(lambda: self._fs.get_file(self._path(key), str(path)))
@@ -181,6 +183,15 @@ class S3Store:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
+    def _put(self, action: Callable[[], object]) -> None:
+        try:
+            self._call(action)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.uri}: cannot write ({error}); expected a bucket that exists. "
+                "Create the bucket or pass another place with --store."
+            ) from error
+
     def _call(self, action: Callable[[], Result]) -> Result:
         try:
             return action()
@@ -189,17 +200,17 @@ class S3Store:
         except Exception as error:  # every transport's own classes: botocore, aiohttp, OSError
             raise PlatformError(
                 f"{self.uri}: the store answered {type(error).__name__}: {error}; expected it to be reachable. "
-                "Check AWS_ENDPOINT_URL, the AWS credentials and the bucket, then start again: work done so far is kept."
+                "Check AWS_ENDPOINT_URL, the AWS credentials and the bucket, then start again: finished work is kept."
             ) from error
 
 
 def open_store(uri: str) -> Store:
-    """The store at a path, `file://` or `s3://` URI. Other backends are refused: their `create` is exists-then-write."""
+    """The store at a path, `file://` or `s3://` URI. Others are refused: their `create` is exists-then-write."""
     parsed = urlparse(uri)
     if parsed.scheme == "s3":
         return S3Store(uri)
     if parsed.scheme in ("", "file"):
-        return LocalStore(Path(parsed.path if parsed.scheme else uri))
+        return LocalStore(Path(unquote(parsed.path) if parsed.scheme else uri))
     raise ConfigError(
         f"store {uri!r} has the scheme {parsed.scheme!r}; expected a local path or s3://bucket/prefix. "
         "Only these create objects conditionally, which is what keeps two writers apart."

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,7 +19,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot read ({error.strerror}); expected a YAML file. Check the path.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}). Fix the file at that place.") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: found {type(found).__name__}; expected a mapping of names to values.")
@@ -37,10 +37,7 @@ def set_values(config: dict[str, Any], assignments: Iterable[str]) -> dict[str, 
         place: Any = changed
         for depth, key in enumerate(parents):
             place = _child(place, key, ".".join(parents[: depth + 1]), assignment)
-        if isinstance(place, list):
-            place[_position(place, last, assignment)] = yaml.safe_load(value)
-        else:
-            place[last] = yaml.safe_load(value)
+        place[_position(place, last, assignment) if isinstance(place, list) else last] = _value(value, assignment)
     return changed
 
 
@@ -52,12 +49,21 @@ def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
         raise ConfigError(f"{where}: {_told(model, error)}") from error
 
 
+def _value(text: str, assignment: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment!r}: {text!r} was found; expected a value in YAML. Quote it.") from error
+
+
 def _child(place: Any, key: str, path: str, assignment: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, key, assignment)]
-    if not isinstance(place.get(key, {}), (dict, list)):
-        raise ConfigError(f"--set {assignment!r}: {path} is {place[key]!r}; expected a section with keys of its own.")
-    return place.setdefault(key, {})
+    """The section or list under `key`. A section that is missing or null is made."""
+    at = _position(place, key, assignment) if isinstance(place, list) else key
+    if isinstance(place, dict) and place.get(key) is None:
+        place[key] = {}
+    if not isinstance(place[at], (dict, list)):
+        raise ConfigError(f"--set {assignment!r}: {path} is {place[at]!r}; expected a section with keys of its own.")
+    return place[at]
 
 
 def _position(place: list[Any], key: str, assignment: str) -> int:
@@ -70,10 +76,12 @@ def _position(place: list[Any], key: str, assignment: str) -> int:
 
 def _told(model: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors()[0]
-    path = ".".join(str(place) for place in problem["loc"])
+    places, _ = _walk(model, problem["loc"])
+    path = ".".join(places)
     if problem["type"] == "extra_forbidden":
-        known = sorted(_keys_at(model, problem["loc"][:-1]))
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+        _, classes = _walk(model, problem["loc"][:-1])
+        known = sorted({name for found in classes for name in found.model_fields})
+        near = difflib.get_close_matches(places[-1], known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"found the unknown key {path!r}; expected one of {', '.join(known)}.{hint}"
     if problem["type"] == "missing":
@@ -81,27 +89,28 @@ def _told(model: type[BaseModel], error: ValidationError) -> str:
     return f"{path} is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}. Change this value."
 
 
-def _keys_at(model: Any, path: tuple[int | str, ...]) -> set[str]:
-    """Field names of the model found by walking `path` through annotations; union tags name a member's class."""
-    from typing import get_args
+def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The path as a person wrote it, without pydantic's union tags, and the classes that may stand at its end."""
+    places: list[str] = []
+    classes = [model]
+    for step in location:
+        tagged = [found for found in classes if step in _kinds(found)]
+        if tagged and len(classes) > 1:
+            classes = tagged
+            continue
+        places.append(str(step))
+        fields = [found.model_fields[str(step)] for found in classes if str(step) in found.model_fields]
+        if fields:  # a position in a list or a key of a mapping stays with the classes of its elements
+            classes = [found for field in fields for found in _classes_in(field.annotation)]
+    return places, classes
 
-    if not path:
-        return set(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else set()
-    step, rest = path[0], path[1:]
-    candidates = [model.model_fields[str(step)].annotation] if str(step) in getattr(model, "model_fields", {}) else []
-    keys: set[str] = set()
-    while candidates:
-        found = candidates.pop()
-        candidates.extend(get_args(found))
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            below = [place for place in rest if not isinstance(place, int)]
-            tagged = [place for place in below if str(place) in found.model_fields]
-            untagged = len(below) > len(tagged)
-            if (
-                untagged
-                and "kind" in found.model_fields
-                and below[0] not in get_args(found.model_fields["kind"].annotation)
-            ):
-                continue
-            keys |= _keys_at(found, tuple(tagged))
-    return keys
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation) if field else ()
+
+
+def _classes_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _classes_in(argument)]

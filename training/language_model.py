@@ -86,14 +86,26 @@ def load_language_model(folder: Path, dtype: torch.dtype) -> LanguageModel:
     return frozen_language_model(model, tokenizer, folder)
 
 
-def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageModel:
-    """Freeze and check a model that is already in memory."""
-    num_rows = int(model.get_input_embeddings().weight.shape[0])
+def check_vocabulary(folder: Path) -> None:
+    """Raises ConfigError where the tokenizer has tokens that the model has no embedding for. Reads no weights."""
+    import json
+
+    config = json.loads((folder / "config.json").read_bytes())
+    if "vocab_size" in config:
+        _check_vocabulary(load_tokenizer(folder), int(config["vocab_size"]), folder)
+
+
+def _check_vocabulary(tokenizer: Any, num_rows: int, folder: Path) -> None:
     if len(tokenizer) > num_rows:
         raise ConfigError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens; expected at most the {num_rows} rows of the language "
             "model's embedding. Use the tokenizer the model was trained with."
         )
+
+
+def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageModel:
+    """Freeze and check a model that is already in memory."""
+    _check_vocabulary(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"{folder}: the tokenizer has no end-of-text token; expected one, since answers end with it. "

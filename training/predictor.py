@@ -72,7 +72,9 @@ class Predictor:
         language = load_language_model(language_folder, dtype)
         model = build_prefix_model(card.training, language, card.num_patches, card.vision_width)
         model.load_trainable_state(load_file(package.trainables))
-        return cls(package, Tower(tower_folder, card.features, tower_batch_size, "cpu"), language, model.eval())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        tower = Tower(tower_folder, card.features, tower_batch_size, device)
+        return cls(package, tower, language, model.to(device).eval())
 
     def caption(self, images: Sequence[bytes]) -> list[str]:
         """One caption per image. Raises DataError for bytes that are no image."""
@@ -97,7 +99,8 @@ class Predictor:
         import torch
 
         limit = self.package.card.generation.max_new_tokens
-        return generate(self.model, self.language, torch.from_numpy(patches_BPV).float(), prompts, limit)
+        patches_BPV = torch.from_numpy(patches_BPV).to(self.tower.device)
+        return generate(self.model, self.language, patches_BPV, prompts, limit)
 
     def _told(self, task: str, asked: Sequence[str]) -> list[str]:
         if task not in self._prompts:

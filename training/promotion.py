@@ -31,7 +31,7 @@ class PromotionRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     primary_metric: str
     """The metric in which a challenger must beat the champion."""
-    minimum_gain: float = Field(ge=0, allow_inf_nan=False)
+    minimum_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """A gain of exactly zero never promotes."""
     control_margins: dict[str, ControlMargin] = Field(min_length=1)
     """A model that answers as well about another picture does not look, whatever its score."""

@@ -192,7 +192,7 @@ def _mirror_aliases(
 
 
 def _description(promotion: Promotion) -> str:
-    told: dict[Any, str] = {"champion": "Champion", "challenger": "Challenger", None: "Refused"}
+    told: dict[Any, str] = {"champion": "Became champion", "challenger": "Became challenger", None: "Refused"}
     return "\n".join([f"{told[promotion.alias]}:", *(f"- {reason}" for reason in promotion.reasons)])
 
 

@@ -91,13 +91,15 @@ def check_answers(
     """Load the version as a user would and ask test examples. Raises IntegrityError unless most answers are the
     evaluation's: not all, because features of one image differ in low bits between batch sizes, and a tie can flip."""
     examples = held_out(evaluation, dataset, workspace.cache)
-    folder = fetch_package(registry, version, workspace.cache.folder)
-    predictor = Predictor.load(folder, workspace.cache.folder, workspace.store)
-    answers = predictor.answer(
-        [example.image for example in examples],
-        [example.task for example in examples],
-        [example.prompt for example in examples],
-    )
+    with tempfile.TemporaryDirectory(prefix="frostline-version-") as name:
+        # Not from the cache: what counts is what the registry holds.
+        folder = fetch_package(registry, version, Path(name))
+        predictor = Predictor.load(folder, workspace.cache.folder, workspace.store)
+        answers = predictor.answer(
+            [example.image for example in examples],
+            [example.task for example in examples],
+            [example.prompt for example in examples],
+        )
     agreed = sum(example.prediction == answer for example, answer in zip(examples, answers, strict=True))
     if agreed * 2 <= len(examples):
         row = next(i for i, example in enumerate(examples) if example.prediction != answers[i])

@@ -33,7 +33,7 @@ class CocoCaptions:
 
     def rows(self, start: int = 0) -> Iterator[SourceRow]:
         names, captions = self._read()
-        for row, image_id in enumerate(sorted(captions)):
+        for row, image_id in enumerate(captions):
             if row < start:
                 continue
             name = names.get(image_id, "")
@@ -55,10 +55,11 @@ class CocoCaptions:
             names = {image["id"]: str(image["file_name"]) for image in found["images"]}
             captions: dict[int, list[str]] = defaultdict(list)
             for annotation in found["annotations"]:
-                captions[annotation["image_id"]].append(" ".join(str(annotation["caption"]).split()))
+                captions[annotation["image_id"]].append(" ".join(str(annotation["caption"] or "").split()))
+            ordered = dict(sorted(captions.items()))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: {type(error).__name__} {error} while reading; expected COCO captions JSON with "
                 "images[id, file_name] and annotations[image_id, caption]. Fix the file or use kind: jsonl."
             ) from error
-        return names, captions
+        return names, ordered

@@ -33,6 +33,9 @@ def reader(folder: Path, name: str) -> Callable[[], bytes]:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
             raise PermissionError(f"{name!r} leaves the image folder")
-        return (folder / name).read_bytes()
+        try:
+            return (folder / name).read_bytes()
+        except ValueError as error:  # a NUL, or half a surrogate pair
+            raise FileNotFoundError(f"{name!r} is no file name") from error
 
     return read

@@ -29,17 +29,19 @@ class Jsonl:
         return [file_facts(self.config.path, "lines"), *folder_facts(self.config.images)]
 
     def rows(self, start: int = 0) -> Iterator[SourceRow | BadRow]:
-        with self.config.path.open(encoding="utf-8") as lines:
+        with self.config.path.open("rb") as lines:
             for row, line in enumerate(line for line in lines if line.strip()):
                 if row >= start:
                     yield self._row(row, line)
 
-    def _row(self, row: int, line: str) -> SourceRow | BadRow:
+    def _row(self, row: int, line: bytes) -> SourceRow | BadRow:
         try:
-            found = json.loads(line)
+            found = json.loads(line.decode("utf-8-sig"))
             question = found.get("question")
             single, many = ("answer", "answers") if question is not None else ("caption", "captions")
             targets = found[many] if many in found else [found[single]]
+            if not isinstance(targets, list):
+                raise TypeError(f"{many} is a {type(targets).__name__}")
             return SourceRow(
                 row=row,
                 source="jsonl",
@@ -47,11 +49,11 @@ class Jsonl:
                 image_uri=str(found["image"]),
                 task="vqa" if question is not None else "caption",
                 prompt=str(question or ""),
-                targets=tuple(str(target) for target in targets),
+                targets=tuple(str(target) for target in targets if target is not None),
                 split=found.get("split", self.config.split),
                 attributes={str(key): str(value) for key, value in found.get("attributes", {}).items()},
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             expected = "an object with image and either caption(s) or question and answer(s)"
             message = f"{type(error).__name__}: {error}; expected {expected}"
             return BadRow(row, "jsonl", f"{self.config.path.name}:{row}", "unreadable_row", message)

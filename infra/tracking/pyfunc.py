@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,11 @@ def write_pyfunc(folder: Path, package: Path, script: Path, example: Mapping[str
     """
     prepare_environment()
     import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.pyfunc import save_model
-    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    with warnings.catch_warnings(record=True):  # MLflow warns of its own type hints
+        from mlflow.models import ModelSignature
+        from mlflow.pyfunc import save_model
+        from mlflow.types.schema import AnyType, ColSpec, Schema
 
     # `any`, because a picture may come as text (path, base64) or as bytes.
     inputs = Schema([ColSpec(AnyType(), "image"), ColSpec("string", "prompt", required=False)])
@@ -49,12 +52,16 @@ def serve_pyfunc(load: Callable[[str], Any], answer: Callable[[Any, pd.DataFrame
     from mlflow.models import set_model
     from mlflow.pyfunc import PythonModel, PythonModelContext
 
-    class Served(PythonModel):  # type: ignore[misc]
-        def load_context(self, context: PythonModelContext) -> None:
-            self.loaded = load(context.artifacts[PACKAGE_ARTIFACT])
+    # MLflow would take type hints for the schema, which the signature is, and warns where there are none. Recorded and
+    # dropped, because it sets a filter of its own that overrides "ignore".
+    with warnings.catch_warnings(record=True):
 
-        # MLflow looks for these names.
-        def predict(self, context: Any, model_input: Any, params: Any = None) -> list[str]:  # noqa: ARG002
-            return answer(self.loaded, model_input)
+        class Served(PythonModel):  # type: ignore[misc]
+            def load_context(self, context: PythonModelContext) -> None:
+                self.loaded = load(context.artifacts[PACKAGE_ARTIFACT])
+
+            # MLflow looks for these names.
+            def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+                return answer(self.loaded, model_input)
 
     set_model(Served())

@@ -132,10 +132,19 @@ class Registry:
                 f"model {model_uri!r} was found; expected models:/NAME/VERSION or models:/NAME@ALIAS. "
                 "`frostline status` lists both."
             )
-        if at and alias not in (known := self.aliases(name)):
-            told = ", ".join(known) or "no alias"
+        aliases = self.aliases(name)
+        if at and alias not in aliases:
+            told = ", ".join(aliases) or "no alias"
             raise ConfigError(f"{model_uri}: the alias {alias!r} was not found; expected one that is set: {told}.")
-        return self.version(name, self.aliases(name)[alias] if at else number)
+        wanted = aliases[alias] if at else number
+        known = self.versions(name)
+        found = next((version for version in known if version.version == wanted), None)
+        if found is None:
+            told = ", ".join(version.version for version in known) or "none: nothing is registered under this name"
+            raise ConfigError(
+                f"{model_uri}: version {wanted!r} was not found; expected one of {told}. `frostline status` lists them."
+            )
+        return found
 
     def download(self, version: ModelVersion, folder: Path) -> Path:
         """The version's files, copied into `folder`. Nothing in them is executed."""

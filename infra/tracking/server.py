@@ -32,8 +32,8 @@ def open_client(tracking_uri: str) -> MlflowClient:
     scheme = urlparse(tracking_uri).scheme
     if scheme not in ("sqlite", "http", "https"):
         raise ConfigError(
-            f"MLflow tracking URI {_without_password(tracking_uri)!r} was found; expected sqlite:///PATH, http://… or https://…. "
-            "For another database start `mlflow server --backend-store-uri …` in front of it."
+            f"MLflow tracking URI {_without_password(tracking_uri)!r} was found; expected sqlite:///PATH, http://… or "
+            "https://…. For another database start `mlflow server --backend-store-uri …` in front of it."
         )
     prepare_environment()
     from mlflow.tracking import MlflowClient
@@ -81,9 +81,9 @@ def answers(tracking_uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PlatformError(
-            f"MLflow at {_without_password(tracking_uri)} answered: {_without_password(reason)[:300]}; expected it to be "
-            "reachable. Start it (`mlflow server`) or correct MLFLOW_TRACKING_URI, then start again: work done so far "
-            "is kept."
+            f"MLflow at {_without_password(tracking_uri)} answered: {_without_password(reason)[:300]}; expected it to "
+            "be reachable. Start it (`mlflow server`) or correct MLFLOW_TRACKING_URI, then start again: work done so "
+            "far is kept."
         ) from error
 
 

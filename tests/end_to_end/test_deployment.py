@@ -12,7 +12,6 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-
 from servers import free_port, server
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -89,7 +89,7 @@ def test_artifacts_on_sqlite_lie_beside_the_database(database: str, tmp_path: Pa
     assert (var / "artifacts" / run.run_id / "artifacts" / "note.txt").read_text() == "note"
 
 
-@pytest.mark.parametrize("place", ["database", "server"])
+@pytest.mark.parametrize("place", ["database", pytest.param("server", marks=pytest.mark.slow)])
 def test_registering_twice_gives_the_same_version(
     place: str, model_folder: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -114,6 +114,10 @@ def test_registering_twice_gives_the_same_version(
     assert registry.resolve(f"models:/{name}/2").version == "2"
     with pytest.raises(ConfigError, match="expected one that is set: champion"):
         registry.resolve(f"models:/{name}@staging")
+    with pytest.raises(ConfigError, match=r"/9: version '9' was not found; expected one of 1, 2\."):
+        registry.resolve(f"models:/{name}/9")
+    with pytest.raises(ConfigError, match="expected one of none: nothing is registered under this name"):
+        registry.resolve("models:/unknown/1")
     copied = registry.download(first, model_folder.parent / "copy")
     assert (copied / "weights.bin").read_bytes() == b"weights"
     listed = next(model for model in list_models(uri) if model["name"] == name)
@@ -141,7 +145,8 @@ def test_a_half_made_version_that_points_elsewhere_is_replaced(database: str, mo
     assert [version.version for version in registry.versions("elsewhere")] == [made.version] == ["2"]
 
 
-def test_a_server_that_is_away_is_a_platform_error_with_a_remedy() -> None:
+def test_a_server_that_is_away_is_a_platform_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(PlatformError, match=r"MLflow at http://127\.0\.0\.1:9 .* Start it") as found:
         open_run("http://user:secret@127.0.0.1:9", "e", FINGERPRINT, {})
     assert "secret" not in str(found.value)

@@ -26,6 +26,7 @@ class Numbers:
         return {"input_ids": [[ord(letter) % 40 + 3 for letter in text] for text in texts]}
 
     def batch_decode(self, rows: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
         return [f"  {' '.join(map(str, row))} " for row in rows]
 
 

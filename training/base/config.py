@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data_prep.sources.scene_text import GRID
+
 
 class ScheduleConfig(BaseModel):
     """One supervised training: length, batch and learning rate."""
@@ -32,8 +34,9 @@ class LanguageModelConfig(BaseModel):
     context_tokens: int = Field(default=128, ge=32)
     num_scenes: int = Field(gt=0)
     """Scenes in the corpus. Fewer are learned by heart."""
-    description_vectors: int = Field(ge=9)
-    """Length of a description. As long as the prefix will be: the distances are then familiar."""
+    description_vectors: int = Field(ge=12)
+    """Length of a description: a spelled one has up to 12 words. About the length of the prefix to come, so that
+    the distances are familiar."""
     folded_share: float = Field(ge=0, le=1)
     """Share of descriptions whose words are folded, one vector per item (the sum of its words'
     embeddings), as a mapper's output will be. The others are spelled, one vector per word."""
@@ -56,15 +59,30 @@ class TowerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size_px: int = Field(gt=0, multiple_of=48)
-    """The tower halves a picture once per stage and once before; 48 px give 3 x 3 patches."""
+    image_size_px: int = Field(gt=0)
+    """Side of the pictures. The stem and each stage halve it; one patch per cell of the 3 x 3 canvas must remain."""
     stem_width: int = Field(gt=0)
-    stage_widths: tuple[int, ...] = Field(min_length=3)
+    stage_widths: tuple[int, ...] = Field(min_length=1)
     """The last is the vision width V."""
-    stage_layers: tuple[int, ...] = Field(min_length=3)
+    stage_layers: tuple[int, ...] = Field(min_length=1)
     shift_px: int = Field(ge=0)
     """Pictures are shifted by up to this much, up and sideways, differently at each step."""
     schedule: ScheduleConfig
+
+    @model_validator(mode="after")
+    def _one_patch_per_cell(self) -> "TowerConfig":
+        if len(self.stage_widths) != len(self.stage_layers):
+            raise ValueError(
+                f"stage_widths has {len(self.stage_widths)} stages and stage_layers {len(self.stage_layers)}; "
+                "expected as many of each"
+            )
+        expected_px = GRID * 2 ** (1 + len(self.stage_widths))
+        if self.image_size_px != expected_px:
+            raise ValueError(
+                f"image_size_px {self.image_size_px} with {len(self.stage_widths)} stages; expected {expected_px}, "
+                f"so that {GRID} x {GRID} patches remain. Change the size or the number of stages"
+            )
+        return self
 
 
 class BaseConfig(BaseModel):

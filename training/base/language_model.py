@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.base.config import LanguageModelConfig, ScheduleConfig
-from training.base.text import scene_text
+from training.base.text import SceneText, scene_text
 from training.base.tokenizer import checked_id
 
 
@@ -97,21 +97,18 @@ class LanguageModelProblem:
         config, eos = self.config, checked_id(self.tokenizer.eos_token_id)
         random = torch.Generator().manual_seed(self.seed)
         self.spelled_N = torch.rand(config.num_scenes, generator=random) >= config.folded_share
+        texts = [scene_text(self.seed, number) for number in range(config.num_scenes)]
+        ids = self._ids_of_all(texts)
         descriptions: list[list[list[int]]] = []
         packed: list[list[tuple[int, int, int, int]]] = []
-        for number in range(config.num_scenes):
-            text = scene_text(self.seed, number)
-            phrases = self._ids(list(text.description))
-            if self.spelled_N[number]:
-                phrases = [[word] for phrase in phrases for word in phrase]
-            descriptions.append(phrases)
-            prompts = self._ids([prompt for prompt, _ in text.branches])
-            targets = self._ids([target for _, target in text.branches])
+        for text, spelled in zip(texts, self.spelled_N.tolist(), strict=True):
+            phrases = [ids[phrase] for phrase in text.description]
+            descriptions.append([[word] for phrase in phrases for word in phrase] if spelled else phrases)
             packed.append(
                 [
                     (token, branch, config.description_vectors + place, label)
-                    for branch, (prompt, target) in enumerate(zip(prompts, targets, strict=True))
-                    for place, (token, label) in enumerate(_labelled(prompt, target, eos))
+                    for branch, (prompt, target) in enumerate(text.branches)
+                    for place, (token, label) in enumerate(_labelled(ids[prompt], ids[target], eos))
                 ]
             )
         self.words_NSW = _pad_words(descriptions, config.description_vectors)
@@ -124,8 +121,12 @@ class LanguageModelProblem:
         same_NTT = (self.branch_NT[:, :, None] == self.branch_NT[:, None, :]) & (self.labels_NT[:, None, :] >= 0)
         self.weights_NT = same_NTT.sum(dim=2).clamp(min=1).float().rsqrt()
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return cast(list[list[int]], self.tokenizer(texts)["input_ids"])
+    def _ids_of_all(self, texts: list[SceneText]) -> dict[str, list[int]]:
+        """Token ids of every distinct phrase, prompt and target: many repeat, and one call is fast."""
+        phrases = {phrase for text in texts for phrase in text.description}
+        branches = {part for text in texts for branch in text.branches for part in branch}
+        distinct = sorted(phrases | branches)
+        return dict(zip(distinct, self.tokenizer(distinct)["input_ids"], strict=True))
 
 
 def _labelled(prompt: list[int], target: list[int], eos: int) -> list[tuple[int, int]]:

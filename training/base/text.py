@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from data_prep.sources.scene_text import (
     COLUMN_WORDS,
-    GRID,
     ROW_WORDS,
     Scene,
     captions,
@@ -50,11 +49,8 @@ def _describe(scene: Scene, rng: random.Random) -> tuple[str, ...]:
 
 
 def tokenizer_text(seed: int, num_scenes: int) -> list[str]:
-    """Every kind of sentence, for the tokenizer. Covers each word with all its neighbours' spaces."""
-    lines = [f" {column} {row}" for column in COLUMN_WORDS for row in ROW_WORDS]
-    assert len(COLUMN_WORDS) == len(ROW_WORDS) == GRID
-    for number in range(num_scenes):
-        text = scene_text(seed, number)
-        lines.extend(text.description)
-        lines.extend(prompt + target for prompt, target in text.branches)
-    return lines
+    """The first scenes of the corpus, one sentence a line, for the tokenizer."""
+    texts = [scene_text(seed, number) for number in range(num_scenes)]
+    return [
+        line for text in texts for line in (*text.description, *(prompt + target for prompt, target in text.branches))
+    ]

@@ -1,12 +1,10 @@
 """One rank in this process, under DeepSpeed on a single-process group."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed
 
 from infra.errors import DataError, Interrupted
 from infra.store import open_store
@@ -29,14 +27,7 @@ class Recorder:
         return self.stop_at is not None and len(self.steps) >= self.stop_at
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group of one."""
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
-    distributed.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def checkpoints_of(job: TrainJob) -> CheckpointFolder:

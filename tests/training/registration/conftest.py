@@ -3,7 +3,7 @@
 import io
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from data_prep.pretrained import PretrainedRef
 from data_prep.schemas import images_schema, predictions_schema
 from data_prep.tower import FeatureConfig
 from infra.digests import digest_bytes, digest_file
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, upload_part
+from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
 from infra.record import record_of
-from infra.store import LocalStore, Store
+from infra.store import Store
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
 from training.language_model import load_language_model

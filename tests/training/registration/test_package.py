@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from data_prep.pretrained import PretrainedRef
 from infra.errors import ConfigError, DataError, IntegrityError
-from training.package import CARD, README, SCRIPT, TRAINABLES, read_package, write_package
-from training.predictor import Predictor, answer_table
+from infra.outputs import Draft, OutputRequest, ensure_output, upload_part
+from infra.store import LocalStore
+from training.package import CARD, README, SCRIPT, TRAINABLES, pin, read_package, write_package
+from training.predictor import Predictor, answer_table, verified_folder
 from training.version import model_card
 
 
@@ -97,3 +100,25 @@ def test_a_table_takes_paths_base64_and_bytes(world: Any, package: Path, tmp_pat
         answer_table(predictor, pd.DataFrame({"image": [image, "no such file"]}))
     with pytest.raises(DataError, match="expected `image`"):
         answer_table(predictor, pd.DataFrame({"picture": forms}))
+
+
+def test_frozen_models_of_a_base_output_come_from_the_store(world: Any, package: Path, tmp_path: Path) -> None:
+    folder = read_package(package).card.vision_tower.ref.folder
+    assert folder is not None
+    parts = [
+        upload_part(world.store, "base", path, "file", 0, name=f"vision_tower/{path.name}")
+        for path in sorted(folder.iterdir())
+    ]
+    request = OutputRequest("base", 1, "tiny", {}, {})
+    draft = Draft(parts=parts, identity={"vision_tower_digest": "v" * 64})
+    base, _ = ensure_output(world.store, request, lambda _: draft, resources={})
+    model = pin(PretrainedRef(base="vision_tower"), base, world.cache)
+    elsewhere = LocalStore(tmp_path / "elsewhere")
+    found = verified_folder(model, tmp_path / "cold", elsewhere)
+    assert {path.name for path in found.iterdir()} == {path.name for path in folder.iterdir()}
+    flip(found / "config.json")
+    with pytest.raises(IntegrityError, match=r"vision_tower/config\.json: found sha256"):
+        verified_folder(model, tmp_path / "cold", world.store)
+    lost = model.model_copy(update={"store_uri": elsewhere.uri})
+    with pytest.raises(ConfigError, match=r"was not found in .*elsewhere; expected the store"):
+        verified_folder(lost, tmp_path / "cold", None)

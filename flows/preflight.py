@@ -1,0 +1,18 @@
+"""What can be found wrong before an engine starts: models that cannot be reached or do not fit together."""
+
+from data_prep import pretrained
+from flows.plan import Plan
+from flows.recipe import Recipe
+from infra.workspace import Workspace
+
+
+def check_models(recipe: Recipe, plan: Plan, workspace: Workspace) -> None:
+    """Fetch the models that the steps to run need. Raises ConfigError or DataError as `pretrained.resolve` does,
+    and where the language model's vocabulary is not its tokenizer's."""
+    to_run = {step.name for step in plan.steps if step.action != "reuse"}
+    if "featurize" in to_run and recipe.vision_tower.base is None:
+        pretrained.resolve(recipe.vision_tower, None, workspace.cache)
+    if "train" in to_run and recipe.language_model.base is None:
+        from training.language_model import check_vocabulary
+
+        check_vocabulary(pretrained.resolve(recipe.language_model, None, workspace.cache))

@@ -1,0 +1,281 @@
+"""Featurize: every image through the tower once, features beside their image, a death costs one shard."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep import featurize as step
+from data_prep.dataset import read_images
+from data_prep.features import FeatureStore
+from data_prep.featurize import Encoder, featurize, featurize_request
+from data_prep.tower import FeatureConfig, Tower
+from infra.errors import DataError, IntegrityError
+from infra.outputs import Manifest, ensure_output, find_output
+from infra.part_cache import PartCache
+from infra.progress import Silent
+from infra.ray import connected
+from infra.settings import ActorResources, RayResources
+from infra.store import LocalStore
+from infra.workspace import Workspace
+
+CONFIG = FeatureConfig()
+BATCH_SIZE = 4
+DIGEST = "a" * 64
+
+
+@pytest.fixture
+def workspace(workspace: Workspace) -> Workspace:
+    actors = ActorResources(num_actors=2, batch_size=BATCH_SIZE, max_restarts=1)
+    return replace(workspace, profile=workspace.profile.model_copy(update={"featurize": actors}))
+
+
+@pytest.fixture
+def dataset_of(
+    write_source: Callable[..., dict[str, Any]], ingested: Callable[..., Manifest]
+) -> Callable[..., Manifest]:
+    """dataset_of(n) -> the first n pictures in shards of 4."""
+
+    def make(num_images: int) -> Manifest:
+        lines = [{"image": f"{number}.png", "caption": f"picture {number}"} for number in range(num_images)]
+        return ingested(write_source(lines, num_images), images_per_shard=4)
+
+    return make
+
+
+@pytest.fixture
+def units_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Encode in this process instead of in actors; the list tells how many images each unit had."""
+    sizes: list[int] = []
+
+    def here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:
+        encoder = worker(**arguments)
+        for name, unit in units.items():
+            sizes.append(len(unit[1]))
+            keep(name, encoder.run(unit))
+
+    monkeypatch.setattr(step, "run_units", here)
+    return sizes
+
+
+def encode(dataset: Manifest, folder: Path, workspace: Workspace, tower_digest: str = DIGEST) -> Manifest:
+    request = featurize_request(CONFIG, "demo", dataset, tower_digest)
+    return ensure_output(
+        workspace.store, request, lambda attempt: featurize(CONFIG, dataset, folder, attempt, workspace), {}
+    )[0]
+
+
+def images_of(dataset: Manifest, workspace: Workspace) -> dict[str, bytes]:
+    return dict(row for part in dataset.parts_of("images") for row in read_images(part, workspace.cache))
+
+
+def assert_features_are_those_of_each_image_alone(
+    features: Manifest, dataset: Manifest, folder: Path, workspace: Workspace
+) -> None:
+    alone = Tower(folder, CONFIG, BATCH_SIZE, "cpu")
+    images = images_of(dataset, workspace)
+    stored = FeatureStore(features, workspace.cache)
+    gathered = stored.gather(list(images))
+    for (image_id, data), features_PV in zip(images.items(), gathered, strict=True):
+        assert features_PV.tobytes() == alone.encode([data]).tobytes(), image_id
+
+
+def test_features_stay_next_to_their_image(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
+) -> None:
+    dataset = dataset_of(10)
+    features = encode(dataset, vit_dir, workspace)
+    assert features.counts == {"rows_out": 10, "encoded": 10, "reused": 0}
+    assert units_run == [4, 4, 2]
+    assert (features.facts["num_patches"], features.facts["vision_width"]) == (5, 16)
+    assert_features_are_those_of_each_image_alone(features, dataset, vit_dir, workspace)
+
+
+def test_a_second_dataset_encodes_only_what_is_new(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
+) -> None:
+    encode(dataset_of(10), vit_dir, workspace)
+    units_run.clear()
+    grown = dataset_of(13)
+    features = encode(grown, vit_dir, workspace)
+    assert features.counts == {"rows_out": 13, "encoded": 3, "reused": 10}
+    assert sum(units_run) == 3
+    assert_features_are_those_of_each_image_alone(features, grown, vit_dir, workspace)
+    units_run.clear()
+    smaller = encode(dataset_of(6), vit_dir, workspace)
+    assert smaller.counts == {"rows_out": 6, "encoded": 0, "reused": 6}
+    assert units_run == []
+
+
+def test_another_tower_shares_nothing(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, regnet_dir: Path, workspace: Workspace
+) -> None:
+    dataset = dataset_of(5)
+    encode(dataset, vit_dir, workspace)
+    other = encode(dataset, regnet_dir, workspace, tower_digest="b" * 64)
+    assert other.counts["encoded"] == 5
+    assert_features_are_those_of_each_image_alone(other, dataset, regnet_dir, workspace)
+
+
+class StopsAfter(Silent):
+    """A person who interrupts after so many shards."""
+
+    def __init__(self, num_shards: int) -> None:
+        self.left = num_shards
+
+    def advance(self, label: str, amount: int = 1, note: str = "") -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_featurize_commits_nothing_and_resumes_behind_its_shards(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    dataset = dataset_of(10)
+    with pytest.raises(KeyboardInterrupt):
+        encode(dataset, vit_dir, replace(workspace, progress=StopsAfter(2)))
+    assert find_output(workspace.store, featurize_request(CONFIG, "demo", dataset, DIGEST)) is None
+    units_run.clear()
+    resumed = encode(dataset, vit_dir, workspace)
+    assert units_run == [2]
+    assert resumed.counts["encoded"] == 10
+    fresh = LocalStore(tmp_path / "fresh")
+    shutil.copytree(workspace.store.folder / "ingest", fresh.folder / "ingest")  # type: ignore[attr-defined]
+    undisturbed = encode(dataset, vit_dir, replace(workspace, store=fresh, cache=PartCache(fresh, tmp_path / "c")))
+    assert resumed.draft == undisturbed.draft
+
+
+def test_a_noted_shard_that_is_gone_is_encoded_again(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
+) -> None:
+    dataset = dataset_of(10)
+    with pytest.raises(KeyboardInterrupt):
+        encode(dataset, vit_dir, replace(workspace, progress=StopsAfter(2)))
+    units_run.clear()
+    workspace.store.delete(workspace.store.list("featurize/parts")[0])
+    features = encode(dataset, vit_dir, workspace)
+    assert units_run == [4, 2]
+    assert_features_are_those_of_each_image_alone(features, dataset, vit_dir, workspace)
+
+
+def test_features_that_are_not_finite_name_their_image(
+    dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace, tmp_path: Path, units_run: list[int]
+) -> None:
+    """One image of the shard overflows float16; nothing is stored."""
+    dataset = dataset_of(3)
+    image_ids = list(images_of(dataset, workspace))
+    features = np.zeros((3, 5, 16), dtype=np.float16)
+    features[1, 2, 3] = np.inf
+    with pytest.raises(DataError, match=image_ids[1][:12]):
+        step._write_part(image_ids, features, workspace.store)
+    features[1, 2, 3] = np.nan
+    with pytest.raises(DataError, match=image_ids[1][:12]):
+        step._write_part(image_ids, features, workspace.store)
+
+    from safetensors.torch import load_file, save_file
+
+    huge = Path(shutil.copytree(vit_dir, tmp_path / "huge"))
+    weights = load_file(huge / "model.safetensors")
+    weights["layernorm.weight"] *= 1e6
+    save_file(weights, huge / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=image_ids[0][:12]):
+        encode(dataset, huge, workspace, tower_digest="c" * 64)
+    assert workspace.store.list("featurize") == []
+
+
+def test_gather_keeps_the_order_asked_and_names_what_is_missing(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
+) -> None:
+    dataset = dataset_of(10)
+    stored = FeatureStore(encode(dataset, vit_dir, workspace), workspace.cache)
+    image_ids = list(images_of(dataset, workspace))
+    assert len(stored) == 10
+    in_order_BPV = stored.gather(image_ids)
+    asked = [9, 0, 5, 5, 3]
+    np.testing.assert_array_equal(stored.gather([image_ids[number] for number in asked]), in_order_BPV[asked])
+    missing = "f" * 64
+    assert missing not in stored
+    with pytest.raises(DataError, match=f"{missing[:12]}… has no features among 10 images"):
+        stored.gather([image_ids[0], missing])
+
+
+def test_features_are_unpacked_once_and_damaged_ones_never(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    features = encode(dataset_of(5), vit_dir, workspace)
+    fresh = PartCache(workspace.store, tmp_path / "another machine")
+    part = features.parts[0]
+    path = workspace.store.folder / "featurize" / "parts" / part.digest  # type: ignore[attr-defined]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=part.digest):
+        FeatureStore(features, fresh)
+    path.write_bytes(whole)
+    FeatureStore(features, fresh)
+    shutil.rmtree(workspace.store.folder / "featurize" / "parts")  # type: ignore[attr-defined]
+    assert len(FeatureStore(features, fresh)) == 5
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
+    with connected(resources, tmp_path_factory.mktemp("ray")):
+        yield
+
+
+def encoder_that_is_killed_once(marker: Path) -> type[Encoder]:
+    """Made in a function, so that it travels to the actor by value."""
+
+    class Killed(Encoder):
+        def run(self, unit: tuple[dict[str, Any], list[str]]) -> dict[str, Any]:
+            with marker.open("a") as file:
+                file.write(f"{len(unit[1])}\n")
+            if marker.read_text().count("\n") == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().run(unit)
+
+    return Killed
+
+
+@pytest.mark.slow
+def test_a_killed_actor_costs_one_shard_and_the_result_is_complete(
+    ray: None,
+    dataset_of: Callable[..., Manifest],
+    vit_dir: Path,
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = dataset_of(10)
+    monkeypatch.setattr(step, "Encoder", encoder_that_is_killed_once(tmp_path / "units"))
+    features = encode(dataset, vit_dir, workspace)
+    sizes = [int(size) for size in (tmp_path / "units").read_text().split()]
+    assert len(sizes) == 4, "three shards, one of them twice"
+    assert features.counts == {"rows_out": 10, "encoded": 10, "reused": 0}
+    assert_features_are_those_of_each_image_alone(features, dataset, vit_dir, workspace)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_real_photos_through_a_real_tower(
+    ray: None, shared_data: Path, ingested: Callable[..., Manifest], workspace: Workspace, tmp_path: Path
+) -> None:
+    images = tmp_path / "photos"
+    images.mkdir()
+    photos = sorted((shared_data / "coco_mini" / "images").iterdir())[:6]
+    for photo in photos:
+        shutil.copy(photo, images)
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("".join(f'{{"image": "{photo.name}", "caption": "a photo"}}\n' for photo in photos))
+    dataset = ingested({"kind": "jsonl", "path": str(lines), "images": str(images)}, images_per_shard=3)
+    folder = shared_data / "weights" / "mobilenet_v2_hf_fp16"
+    features = encode(dataset, folder, workspace)
+    assert features.counts == {"rows_out": 6, "encoded": 6, "reused": 0}
+    assert_features_are_those_of_each_image_alone(features, dataset, folder, workspace)

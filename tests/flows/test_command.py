@@ -1,0 +1,148 @@
+"""The `frostline` command as a user meets it: its answers to wrong input, and what it does without engines."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.plan import Plan
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = str(REPOSITORY / "tests" / "recipes" / "tiny.yaml")
+FROSTLINE = str(Path(sys.executable).parent / "frostline")
+
+
+def frostline(var: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var), "HF_HUB_OFFLINE": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [FROSTLINE, *arguments], env=environment, capture_output=True, text=True, timeout=120, cwd=var
+    )
+
+
+def refused(var: Path, *arguments: str) -> str:
+    """The one sentence in which the command refuses."""
+    done = frostline(var, *arguments)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("frostline: ")
+    return sentence
+
+
+def test_help_shows_an_example(tmp_path: Path) -> None:
+    done = frostline(tmp_path, "run", "--help")
+    assert done.returncode == 0
+    assert "frostline run quickstart" in done.stdout
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    told = refused(tmp_path, "plan", TINY, "--set", "training.learning_rat=0.1")
+    assert "training.learning_rat" in told
+    assert "Did you mean 'learning_rate'?" in told
+
+
+def test_a_misspelt_key_inside_a_source_is_named_with_its_place(tmp_path: Path) -> None:
+    told = refused(tmp_path, "plan", TINY, "--set", "ingest.sources.0.num_imagse=3")
+    assert "ingest.sources.0.num_imagse" in told
+    assert "Did you mean 'num_images'?" in told
+
+
+def test_an_unknown_recipe_names_the_shipped_ones(tmp_path: Path) -> None:
+    assert "expected the path of a YAML file or one of quickstart" in refused(tmp_path, "run", "nowhere")
+
+
+def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    source = "{kind: coco_captions, annotations: nope.json, images: .}"
+    recipe.write_text(
+        Path(TINY).read_text().replace("{kind: digit_scenes, num_images: 100, seed: 0, image_size_px: 48}", source)
+    )
+    told = refused(tmp_path, "run", str(recipe))
+    assert f"{tmp_path}/nope.json: cannot read (No such file or directory)" in told
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_an_engine_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = refused(tmp_path, "run", TINY, "--store", str(tmp_path / "file" / "store"))
+    assert "cannot write (Not a directory)" in told
+    assert not (tmp_path / "prefect").exists()
+
+
+def test_a_hub_id_that_cannot_be_reached_is_named_before_an_engine_starts(tmp_path: Path) -> None:
+    tower = "vision_tower={id: nobody/nothing, revision: 0123456789012345678901234567890123456789}"
+    told = refused(tmp_path, "run", TINY, "--set", tower)
+    assert "nobody/nothing@012345678901: cannot be fetched from the hub" in told
+    assert not (tmp_path / "prefect").exists()
+
+
+def test_a_branch_name_is_no_revision(tmp_path: Path) -> None:
+    told = refused(tmp_path, "plan", TINY, "--set", "vision_tower={id: openai/clip-vit-base-patch32, revision: main}")
+    assert "expected a commit of 40 hexadecimal digits" in told
+
+
+def test_a_language_model_with_another_vocabulary_is_refused_before_an_engine_starts(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from training.base.text import tokenizer_text
+    from training.base.tokenizer import train_tokenizer
+
+    folder = tmp_path / "language_model"
+    config = LlamaConfig(
+        vocab_size=100, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer = train_tokenizer(tokenizer_text(0, 50), 400)
+    tokenizer.save_pretrained(folder)
+    told = refused(tmp_path, "run", TINY, "--set", f"language_model={{folder: {folder}}}")
+    assert f"the tokenizer has {len(tokenizer)} tokens; expected at most the 100 rows" in told
+    assert not (tmp_path / "prefect").exists()
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
+    told = refused(tmp_path, "caption", "models:/tiny@champion", str(tmp_path / "broken.png"))
+    assert f"{tmp_path}/broken.png: an image of 17 bytes cannot be decoded" in told
+
+
+def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
+    assert "expected one of ingest, base, featurize" in refused(tmp_path, "run", TINY, "--until", "ingets")
+
+
+@pytest.mark.slow
+def test_a_dataset_without_a_usable_row_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    recipe = tmp_path / "recipe.yaml"
+    text = Path(TINY).read_text()
+    source = "{kind: digit_scenes, num_images: 100, seed: 0, image_size_px: 48}"
+    recipe.write_text(text.replace(source, "{kind: jsonl, path: rows.jsonl, images: .}"))
+    assert "the sources hold 0 rows and no usable example" in refused(tmp_path, "run", str(recipe))
+
+
+def test_plan_writes_nothing_and_gives_its_contract(tmp_path: Path) -> None:
+    done = frostline(tmp_path, "plan", TINY, "--json")
+    plan = Plan.model_validate(json.loads(done.stdout))
+    assert [step.name for step in plan.steps] == ["ingest", "base", "featurize", "train", "evaluate", "register"]
+    assert {step.action for step in plan.steps} == {"run"}
+    assert not (tmp_path / "store").exists()
+
+
+def test_planning_imports_no_engine() -> None:
+    script = (
+        "import sys, flows.cli\n"
+        f"sys.argv = ['frostline', 'plan', {TINY!r}, '--store', '/nonexistent/store']\n"
+        "try: flows.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'prefect', 'mlflow', 'deepspeed', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
+
+
+def test_status_of_an_empty_store_says_how_to_start(tmp_path: Path) -> None:
+    done = frostline(tmp_path, "status")
+    assert done.returncode == 0
+    assert "frostline run quickstart" in done.stdout

@@ -1,0 +1,133 @@
+"""Sharing work among actors that may die. Workers are made inside functions, so that they travel by value."""
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from infra.errors import ConfigError, DataError, PlatformError
+from infra.progress import Silent
+from infra.ray import connected, pass_on, run_units, start_board
+from infra.settings import ActorResources, RayResources
+
+pytestmark = pytest.mark.slow
+TWO_ACTORS = ActorResources(num_actors=2, max_restarts=2)
+
+
+def test_a_cluster_that_is_not_there_is_a_platform_error(tmp_path: Path) -> None:
+    """Before the module's Ray starts: inside a running one, `connected` joins that."""
+    with pytest.raises(PlatformError) as caught, connected(RayResources(address="127.0.0.1:9"), tmp_path):
+        pass
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
+    with connected(resources, tmp_path_factory.mktemp("ray")):
+        yield
+
+
+def worker_class() -> type[Any]:
+    class Worker:
+        """Does what the unit says, once per marker where it is told to die."""
+
+        def __init__(self, folder: Path, fails: bool = False) -> None:
+            if fails:
+                raise ConfigError("the tower was not found; expected one.")
+            self.folder = folder
+
+        def run(self, unit: str) -> tuple[str, int]:
+            name, _, fate = unit.partition(" ")
+            with (self.folder / "ran").open("a") as file:
+                file.write(name + "\n")
+            marker = self.folder / f"died-{name}"
+            if fate.endswith("once") and marker.exists():
+                fate = ""
+            marker.touch()
+            match fate.split(" ")[0]:
+                case "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "exits":
+                    sys.exit(0)
+                case "raises":
+                    raise DataError(f"unit {name} was found torn; expected whole.")
+            return name.upper(), os.getpid()
+
+    return Worker
+
+
+def run(folder: Path, units: list[str], **arguments: Any) -> list[tuple[str, str]]:
+    results: list[tuple[str, str]] = []
+    pids: set[int] = set()
+
+    def keep(name: str, result: tuple[str, int]) -> None:
+        results.append((name, result[0]))
+        pids.add(result[1])
+
+    named = {unit.partition(" ")[0]: unit for unit in units}
+    run_units(worker_class(), {"folder": folder, **arguments}, named, TWO_ACTORS, keep)
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(psutil.pid_exists(pid) for pid in pids), "actors end with the work"
+    return results
+
+
+def ran(folder: Path) -> Counter[str]:
+    return Counter((folder / "ran").read_text().split())
+
+
+def test_every_unit_is_run_once_and_keeps_its_result(ray: None, tmp_path: Path) -> None:
+    units = [f"u{number}" for number in range(20)]
+    assert sorted(run(tmp_path, units)) == sorted((unit, unit.upper()) for unit in units)
+    assert set(ran(tmp_path).values()) == {1}
+
+
+@pytest.mark.parametrize("fate", ["killed once", "exits once"])
+def test_an_actors_death_costs_the_unit_it_had(fate: str, ray: None, tmp_path: Path) -> None:
+    units = ["a", f"b {fate}", "c", "d", "e"]
+    assert sorted(run(tmp_path, units)) == [(unit, unit.upper()) for unit in "abcde"]
+    assert ran(tmp_path) == {"a": 1, "b": 2, "c": 1, "d": 1, "e": 1}
+
+
+def test_a_unit_that_kills_every_actor_is_given_up_and_named(ray: None, tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match="3 actors died over unit 'b'") as caught:
+        run(tmp_path, ["a", "b killed always"])
+    assert "\n" not in str(caught.value)
+    assert ran(tmp_path)["b"] == 3
+
+
+def test_an_error_of_the_work_arrives_as_it_is(ray: None, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="^unit b was found torn; expected whole.$"):
+        run(tmp_path, ["a", "b raises"])
+
+
+def test_an_error_of_the_constructor_is_not_taken_for_a_death(ray: None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^the tower was not found; expected one.$"):
+        run(tmp_path, ["a"], fails=True)
+
+
+def test_what_workers_say_reaches_the_progress_once(ray: None) -> None:
+    import ray as engine
+
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.said: list[tuple[str, int, str]] = []
+
+        def advance(self, label: str, amount: int = 1, note: str = "") -> None:
+            self.said.append((label, amount, note))
+
+    board, heard = start_board(), Heard()
+    engine.get([board.say.remote("train", number, f"loss {number}") for number in range(3)])
+    pass_on(board, heard)
+    pass_on(board, heard)
+    assert heard.said == [("train", number, f"loss {number}") for number in range(3)]

@@ -1,0 +1,24 @@
+"""Run several jobs one after the other in one process group: starting ranks costs more than these trainings."""
+
+import sys
+from pathlib import Path
+
+from torch import distributed
+
+from training.job import TrainJob
+from training.loop import run_rank
+
+
+class Quiet:
+    def report(self, step: int, num_steps: int, note: str) -> None:
+        return
+
+    def stopping(self) -> bool:
+        return False
+
+
+if __name__ == "__main__":
+    distributed.init_process_group("gloo")
+    for path in sys.argv[1:]:
+        run_rank(TrainJob.model_validate_json(Path(path).read_text()), Quiet())
+    distributed.destroy_process_group()
