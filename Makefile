@@ -26,7 +26,7 @@ check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
 
 bench: setup ## Measure what the README claims, and print the table
-	@python tests/bench.py
+	@python tests/benchmarks/prefix_sharing.py
 
 clean: ## Remove everything the other targets made, var/ included
 	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache

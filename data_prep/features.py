@@ -63,7 +63,7 @@ def _unpacked(part: Part, cache: PartCache, num_patches: int, vision_width: int)
     if target.exists():
         return target
     import numpy as np
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     table = pq.read_table(cache.path("featurize", part))
     column = table.column("features").combine_chunks()

@@ -113,7 +113,7 @@ def _write_part(image_ids: list[str], patches_BPV: Any, store: Store) -> Part:
     """Write, close and upload one feature part. Raises DataError naming an image with non-finite features."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     from data_prep.schemas import features_schema
 

@@ -60,7 +60,7 @@ def _eight_bits(image: Image) -> Image:
 
 def inspect(data: bytes) -> ImageFacts:
     """Decode whole, and tell what was found. Raises DataError like `decode`."""
-    import imagehash  # type: ignore[import-untyped]
+    import imagehash
     from PIL import Image
 
     image = decode(data)

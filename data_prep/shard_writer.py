@@ -90,7 +90,7 @@ class ShardWriter:
     def write(self, folder: Path) -> Iterator[tuple[str, Path, int]]:
         """(kind, closed file, rows) of what was collected since the last call; then start the next shard."""
         import pyarrow as pa
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq
 
         for kind, rows, schema in (
             ("images", self._images, images_schema()),

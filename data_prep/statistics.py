@@ -13,7 +13,7 @@ class Statistics:
     """Read from the committed parts, so that a resumed ingest counts the same as an undisturbed one."""
 
     def __init__(self, parts: Sequence[Part], cache: PartCache) -> None:
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq
 
         self._digests: dict[str, list[str]] = defaultdict(list)
         self._examples: Counter[tuple[str, str]] = Counter()

@@ -67,7 +67,8 @@ class Tower:
         pixels_BCHW = self.processor(images=padded, return_tensors="pt")["pixel_values"].to(self.device, self.dtype)
         with torch.inference_mode():
             patches_BPV = self._patches(pixels_BCHW)
-        return patches_BPV[: len(images)].to(torch.float16).cpu().numpy()
+        features_BPV: NDArray[np.float16] = patches_BPV[: len(images)].to(torch.float16).cpu().numpy()
+        return features_BPV
 
     def _patches(self, pixels_BCHW: Any) -> Any:
         if self.config.layer == -1:

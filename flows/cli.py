@@ -141,6 +141,9 @@ def _told(error: Any, debug: bool) -> int:
         return error.exit_code
     if isinstance(error, typer.Exit):
         return int(error.exit_code)
+    if isinstance(error, typer.Abort):
+        print("frostline: stopped. Start again to go on from there.", file=sys.stderr)
+        return 130
     if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
         print(f"frostline: {error.format_message()} Try frostline --help.", file=sys.stderr)
         return 2

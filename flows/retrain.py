@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when prefect is imported
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -89,7 +89,8 @@ def run_recipe(
             if step.name in NEEDS_RAY and (step.name in forced or not _is_there(step, recipe, outputs, workspace)):
                 engines.enter_context(ray.connected(workspace.profile.ray, workspace.settings.logs))
             inputs = {name: outputs[name] for name in step.needs if name in outputs}
-            state = step_task(step, recipe, workspace, step.name in forced)(**inputs, return_state=True)
+            run_task = step_task(step, recipe, workspace, step.name in forced)
+            state: Any = run_task(**inputs, return_state=True)
             outputs[step.name] = state.result()
             results.append(step_result(outputs[step.name], state.name == "Cached", started, workspace))
             if step.name == until:
@@ -131,5 +132,5 @@ def in_flow(
     def retrain_here() -> Any:
         return run_recipe(recipe, workspace, until, forced)
 
-    found: tuple[RunSummary, dict[str, Manifest]] = retrain_here()
-    return found
+    found: Any = retrain_here()
+    return cast(tuple[RunSummary, dict[str, Manifest]], found)

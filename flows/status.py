@@ -12,7 +12,7 @@ from infra.workspace import Workspace
 
 def read_status(workspace: Workspace) -> dict[str, Any]:
     """{"store", "outputs": [...], "models": [...]}. Reads manifests and MLflow; starts nothing."""
-    outputs = []
+    outputs: list[dict[str, Any]] = []
     for key, manifest in manifests(workspace.store):
         if isinstance(manifest, IntegrityError):
             outputs.append({"step": key.split("/")[0], "output": key, "damaged": str(manifest)})

@@ -61,13 +61,24 @@ def summarise(steps: list[StepResult], outputs: dict[str, Manifest], workspace: 
         found |= {name: _in_order(facts[name]) for name in ("metrics", "control")}
         found["report_uri"] = report_path(outputs["evaluate"], workspace).as_uri()
     if "register" in outputs:
-        found["model"] = RegisteredModel.model_validate(outputs["register"].facts["model"])
+        found["model"] = _registered(outputs["register"], workspace)
     return RunSummary.model_validate(found)
 
 
 def report_path(evaluation: Manifest, workspace: Workspace) -> Path:
     """The report of an evaluation as a verified local file."""
     return workspace.cache.folder_of(evaluation, "report") / "report.html"
+
+
+def _registered(register: Manifest, workspace: Workspace) -> RegisteredModel:
+    """As registered; whether it is champion is what the ledger says now, not what it said then."""
+    from training.ledger import head
+
+    model = RegisteredModel.model_validate(register.facts["model"])
+    now = head(workspace.store, model.name)
+    serves = ["champion"] if now is not None and now.model_digest == model.digest else []
+    others = [alias for alias in model.aliases if alias != "champion"]
+    return model.model_copy(update={"aliases": serves + others})
 
 
 def _in_order(values: dict[str, float]) -> dict[str, float]:

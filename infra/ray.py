@@ -10,7 +10,7 @@ from infra.errors import PlatformError
 from infra.progress import Progress
 from infra.settings import ActorResources, RayResources
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", covariant=True)
 WAIT_SECONDS = 1.0
 
 
@@ -156,7 +156,7 @@ def run_units(
 def _own_error(error: Any) -> BaseException:
     """The exception the work raised, without Ray's wrapping."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else error  # type: ignore[no-any-return]
+    return cause if isinstance(cause, Exception) else error
 
 
 def _gave_up(worker: type, name: str, deaths: int, error: BaseException) -> PlatformError:

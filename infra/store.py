@@ -131,7 +131,7 @@ class S3Store:
     """S3 by s3fs. Credentials and endpoint come from the usual AWS variables, never from a recipe."""
 
     def __init__(self, uri: str) -> None:
-        import s3fs  # type: ignore[import-untyped]
+        import s3fs
 
         self.uri = uri.rstrip("/")
         self._root = self.uri.removeprefix("s3://")

@@ -114,7 +114,7 @@ class CheckpointFolder:
             return {str(name): str(digest) for name, digest in manifest["files"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
-                f"{self.store.uri}/{key}: not a checkpoint's manifest; expected the digests of the files of step {step}. "
+                f"{self.store.uri}/{key}: not a checkpoint's manifest; expected the digests of step {step}'s files. "
                 "An older checkpoint is used where there is one."
             ) from error
 

@@ -63,7 +63,7 @@ class GlobalBatch:
 def tokenise(
     examples: Sequence[Example], language_model: LanguageModel, config: TrainConfig
 ) -> tuple[PackedImage, ...]:
-    """Images by id with all their branches, of the tasks that are trained. Raises where an example cannot be trained."""
+    """Images by id with all their branches, of the tasks that are trained. Raises where one cannot be trained."""
     objectives = {objective.name: (number, objective) for number, objective in enumerate(objectives_of(config))}
     wanted = [(example, *objectives[example.task]) for example in examples if example.task in objectives]
     prompts = _unique({objective.prompt(example.prompt) for example, _, objective in wanted}, language_model.encode)
@@ -81,8 +81,8 @@ def tokenise(
             )
             if not targets[target]:
                 raise DataError(
-                    f"example {example.example_id[:12]}… ({example.source}): the target {target!r} has no tokens; expected "
-                    "at least one. Remove the example from its source, or ingest it with text."
+                    f"example {example.example_id[:12]}… ({example.source}): the target {target!r} has no tokens; "
+                    "expected at least one. Remove the example from its source, or ingest it with text."
                 )
             language_model.check_length(num_shared + branch.num_inputs, f"example {example.example_id[:12]}…")
             by_image.setdefault(example.image_id, []).append(branch)

@@ -45,7 +45,9 @@ def evaluate_request(
         "test_digest": dataset.identity["test_digest"],
         "encoder_key": features.identity["encoder_key"],
     }
-    return OutputRequest(STEP, VERSION, name, config.model_dump(mode="json"), inputs)
+    return OutputRequest(
+        STEP, VERSION, name, config.model_dump(mode="json"), inputs, also_logged_as=inputs["model_digest"]
+    )
 
 
 def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attempt, workspace: Workspace) -> Draft:

@@ -38,7 +38,7 @@ class TrainJob(BaseModel):
 class Link(Protocol):
     """How a rank talks to whoever started it."""
 
-    def report(self, step: int, num_steps: int, note: str) -> None:
+    def report(self, step: int, num_steps: int, note: str, /) -> None:
         """`step` of `num_steps` global steps are done. Must not block."""
 
     def stopping(self) -> bool:

@@ -98,8 +98,8 @@ def check_vocabulary(folder: Path) -> None:
 def _check_vocabulary(tokenizer: Any, num_rows: int, folder: Path) -> None:
     if len(tokenizer) > num_rows:
         raise ConfigError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens; expected at most the {num_rows} rows of the language "
-            "model's embedding. Use the tokenizer the model was trained with."
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens; expected at most the {num_rows} rows of the "
+            "language model's embedding. Use the tokenizer the model was trained with."
         )
 
 

@@ -57,7 +57,7 @@ class RelayLink:
         if rank == 0:
             threading.Thread(target=self._talk, name="relay", daemon=True).start()
 
-    def report(self, step: int, num_steps: int, note: str) -> None:
+    def report(self, step: int, num_steps: int, note: str, /) -> None:
         self._position = (step, num_steps, note)
 
     def stopping(self) -> bool:
@@ -84,6 +84,7 @@ def launch(job: TrainJob, progress: Progress) -> None:
     a rank raised, or PlatformError when ranks died more than `max_failures` times."""
     import ray
 
+    _check_room(job)
     relay = ray.remote(num_cpus=0)(Relay).remote()
     outcome: list[BaseException | None] = []
     fitting = threading.Thread(target=lambda: outcome.append(_fit(job, relay)), name="ray-train", daemon=True)
@@ -113,11 +114,26 @@ def launch(job: TrainJob, progress: Progress) -> None:
         raise _ranks_lost(job, outcome[0])
 
 
+def _check_room(job: TrainJob) -> None:
+    """A cluster of one node does not grow: Ray Train would wait for ever. Others may scale up, so they are trusted."""
+    import ray
+
+    resources = job.resources
+    if len(ray.nodes()) > 1:
+        return
+    for kind, per_rank in (("CPU", resources.threads_per_rank), ("GPU", resources.gpus_per_rank)):
+        wanted, found = resources.num_ranks * per_rank, ray.cluster_resources().get(kind, 0)
+        if wanted > found:
+            raise errors.ConfigError(
+                f"train: {resources.num_ranks} ranks need {wanted} {kind}s; expected at most {found:.0f}. "
+                "Lower train.num_ranks or train.threads_per_rank in the profile, or raise ray.num_cpus."
+            )
+
+
 def _fit(job: TrainJob, relay: Any) -> BaseException | None:
     """Run Ray Train to its end; what it raised, or None."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     resources = job.resources
     on_gpus = resources.gpus_per_rank > 0
@@ -143,7 +159,7 @@ def _fit(job: TrainJob, relay: Any) -> BaseException | None:
     )
     try:
         trainer.fit()
-    except TrainingFailedError as error:
+    except Exception as error:  # of Ray's many classes; the launcher raises it, on its own thread
         return error
     return None
 
@@ -200,7 +216,7 @@ class _EventLink:
     def __init__(self, asked: threading.Event) -> None:
         self._asked = asked
 
-    def report(self, step: int, num_steps: int, note: str) -> None:
+    def report(self, *_: object) -> None:
         return
 
     def stopping(self) -> bool:
@@ -209,7 +225,7 @@ class _EventLink:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as before. Off the main thread it stays unset."""
+    """An event that the first SIGTERM or SIGINT sets; the next acts as before. Off the main thread it stays unset."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -172,8 +172,8 @@ class TrainLoop:
         ids = sorted({example for part in found for example in part})
         raise DataError(
             f"global step {self.step + 1}: the loss is not finite; expected a number. The micro batches at fault hold "
-            f"the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}. Look at their features and targets, or "
-            "lower training.learning_rate."
+            f"the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}. Look at their features and targets, "
+            "or lower training.learning_rate."
         )
 
     def _resume(self) -> None:

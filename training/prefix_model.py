@@ -30,6 +30,8 @@ class PrefixLosses(NamedTuple):
 class PrefixModel(nn.Module):
     """A trained mapper before a frozen language model."""
 
+    lead_S: Tensor
+
     def __init__(self, mapper: nn.Module, language_model: LanguageModel, num_objectives: int, autocast: bool) -> None:
         super().__init__()
         self.mapper = mapper

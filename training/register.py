@@ -77,7 +77,7 @@ def scores_of(evaluation: Manifest) -> ModelScores:
 
 def champion_scores(store: Store, champion: LedgerEntry, evaluation: Manifest) -> ModelScores | None:
     """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first."""
-    for entry in reversed(log.entries(store, evaluation.step, evaluation.name)):
+    for entry in reversed(log.entries(store, evaluation.step, champion.model_digest)):
         found = read_manifest(store, f"{evaluation.step}/{entry['fingerprint']}/manifest.json")
         if (
             found is not None

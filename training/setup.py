@@ -80,6 +80,6 @@ def _check_features(images: tuple[PackedImage, ...], features: FeatureStore) -> 
     missing = [image.image_id for image in images if image.image_id not in features]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(images)} images have no features, the first is {missing[0][:12]}…; expected one row "
-            "per image. Run `frostline run RECIPE --force featurize`."
+            f"{len(missing)} of {len(images)} images have no features, the first is {missing[0][:12]}…; expected one "
+            "row per image. Run `frostline run RECIPE --force featurize`."
         )

@@ -50,7 +50,7 @@ def train(
     attempt: Attempt,
     workspace: Workspace,
 ) -> Draft:
-    """Train on the connected Ray cluster, from the newest checkpoint if there is one, and export the trained parameters.
+    """Train on the connected Ray cluster, from the newest checkpoint if there is one, and export what was trained.
 
     The checkpoints stay until `forget_checkpoints`, which the caller calls once the output is committed."""
     from training.launch import launch
@@ -73,8 +73,8 @@ def train(
     checkpoint = finished_checkpoint(workspace.store, job)
     if checkpoint is None:
         raise PlatformError(
-            f"{workspace.store.uri}/{checkpoint_prefix(job.fingerprint)}: the ranks ended, but no finished checkpoint was "
-            "found; expected one. Start again to resume from the newest."
+            f"{workspace.store.uri}/{checkpoint_prefix(job.fingerprint)}: the ranks ended, but no finished checkpoint "
+            "was found; expected one. Start again to resume from the newest."
         )
     return _export(checkpoint, job, attempt)
 

@@ -31,4 +31,5 @@ class MlpMapper(nn.Module):
         """float32[B, K, D]."""
         input_BF = patches_BPV.flatten(1) if self.flatten else patches_BPV.mean(dim=1)
         hidden_BH = self.dropout(self.hidden(self.norm(input_BF)).tanh())
-        return self.output_scale * self.output(hidden_BH).unflatten(1, (self.prefix_tokens, self.lm_width))
+        prefix_BKD: Tensor = self.output(hidden_BH).unflatten(1, (self.prefix_tokens, self.lm_width))
+        return self.output_scale * prefix_BKD

@@ -1,16 +1,25 @@
 """One rank in this process, under DeepSpeed on a single-process group."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from infra.errors import DataError, Interrupted
+from infra.outputs import Attempt
+from infra.part_cache import PartCache
+from infra.progress import Silent
+from infra.settings import Profile, Settings
 from infra.store import open_store
+from infra.workspace import Workspace
 from training.checkpoints import Checkpoint, CheckpointFolder
+from training.config import TrainConfig
 from training.job import TrainJob, checkpoint_prefix
 from training.loop import learning_rate_at, run_rank
+from training.train import forget_checkpoints, train, train_request
 
 
 class Recorder:
@@ -20,7 +29,7 @@ class Recorder:
         self.stop_at = stop_at
         self.steps: list[int] = []
 
-    def report(self, step: int, num_steps: int, note: str) -> None:
+    def report(self, step: int, *_: object) -> None:
         self.steps.append(step)
 
     def stopping(self) -> bool:
@@ -111,3 +120,28 @@ def test_learning_rate_rises_then_falls_to_its_floor(tmp_path: Path, make_job: C
     rates = [learning_rate_at(config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_finished_training_is_exported_without_starting_ranks(
+    tmp_path: Path, make_job: Callable[..., TrainJob], profile: Profile
+) -> None:
+    job = make_job(tmp_path)
+    store = open_store(job.store_uri)
+    request = train_request(job.config, "tiny", job.dataset, job.features, "c" * 64)
+    job = job.model_copy(update={"fingerprint": request.fingerprint})
+    run_rank(job, Recorder())
+    workspace = Workspace(Settings(var_dir=tmp_path), profile, store, PartCache(store, tmp_path / "cache"), Silent())
+    attempt = Attempt(store, request)
+    draft = train(job.config, job.dataset, job.features, job.language_model_dir, attempt, workspace)
+    assert [part.name for part in draft.parts] == ["trainables.safetensors", "history.json"]
+    exported = load_file(workspace.cache.path("train", draft.parts[0]))
+    assert all(torch.equal(value, exported[name]) for name, value in final(job).tensors["trainables"].items())
+    curves = json.loads(workspace.cache.path("train", draft.parts[1]).read_bytes())
+    assert {"loss", "loss_caption", "loss_vqa", "val_loss", "grad_norm", "learning_rate"} == set(curves)
+    assert draft.counts["rows_out"] == draft.facts["num_train_examples"] > 0
+    assert TrainConfig.model_validate(draft.facts["config"]) == job.config
+    again = train(job.config, job.dataset, job.features, job.language_model_dir, attempt, workspace)
+    assert again.identity == draft.identity and again.parts == draft.parts
+    forget_checkpoints(store, request.fingerprint)
+    forget_checkpoints(store, request.fingerprint)
+    assert store.list("train/checkpoints") == []

@@ -170,7 +170,9 @@ def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, plac
     assert champion_scores(world.store, champion, later) is None
     key = f"evaluate/{world.evaluation.fingerprint}/manifest.json"
     world.store.create(key, world.evaluation.model_dump_json().encode())
-    log.append(world.store, "evaluate", "tiny", {"fingerprint": world.evaluation.fingerprint})
+    log.append(
+        world.store, "evaluate", world.evaluation.inputs["model_digest"], {"fingerprint": world.evaluation.fingerprint}
+    )
     found = champion_scores(world.store, champion, later)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
