@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help run test check bench clean setup
@@ -31,22 +30,17 @@ bench: setup ## Measure what the README claims, and print the table
 clean: ## Remove everything the other targets made, var/ included
 	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-setup: $(VENV)/.native
+setup: $(VENV)/.installed
 
 $(VENV)/.torch:
-	@echo "[setup 1/3] virtual environment and torch (about 1 minute)"
+	@echo "[setup 1/2] virtual environment and torch (about 1 minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
 	@touch $@
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.torch
-	@echo "[setup 2/3] the other packages, at the versions of requirements.lock (about 3 minutes)"
+	@echo "[setup 2/2] the other packages, at the versions of requirements.lock (about 3 minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(VENV)/.native: $(VENV)/.installed
-	@echo "[setup 3/3] one-off native build of DeepSpeed's shared-memory op (about 1 minute)"
-	@python -m training.native > $(VENV)/native.log 2>&1 || { tail -20 $(VENV)/native.log; exit 1; }
 	@touch $@

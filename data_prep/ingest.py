@@ -105,7 +105,8 @@ def _draft(parts: list[Part], writer: ShardWriter, config: IngestConfig, cache: 
     if writer.rows_in and rows["quarantine"] / writer.rows_in > config.max_quarantined_fraction:
         raise DataError(
             f"{rows['quarantine']} of {writer.rows_in} rows are bad, the first: {writer.first_problem}; expected "
-            f"at most {config.max_quarantined_fraction:.0%}. Repair the source or raise ingest.max_quarantined_fraction."
+            f"at most {config.max_quarantined_fraction:.0%}. "
+            "Repair the source or raise ingest.max_quarantined_fraction."
         )
     if not rows["examples"]:
         raise DataError(

@@ -49,9 +49,9 @@ def run(
 
       frostline run my_recipe.yaml --store s3://bucket/prefix --profile gpu --json
     """
-    from flows.commands import run_command
+    from flows.commands import Asked, run_command
 
-    run_command(recipe, profile, store, set_, until, frozenset(force), json)
+    run_command(Asked(recipe, profile, store, tuple(set_)), until, frozenset(force), json)
 
 
 @app.command()
@@ -66,9 +66,9 @@ def plan(
 
     Example:  frostline plan quickstart --set training.learning_rate=0.0005
     """
-    from flows.commands import plan_command
+    from flows.commands import Asked, plan_command
 
-    plan_command(recipe, profile, store, set_, json)
+    plan_command(Asked(recipe, profile, store, tuple(set_)), json)
 
 
 @app.command()

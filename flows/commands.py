@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -17,26 +18,33 @@ from flows.terminal import Bars, plan_table, show_summary
 from infra.errors import ConfigError
 from infra.logs import engines_to, new_log_file
 from infra.outputs import Manifest
-from infra.progress import Silent
+from infra.progress import Progress, Silent
 from infra.workspace import Workspace
 
 
-def run_command(
-    recipe: str,
-    profile: str,
-    store: str | None,
-    assignments: Sequence[str],
-    until: str | None,
-    force: frozenset[str],
-    as_json: bool,
-) -> None:
-    recipe_values, profile_values = split_assignments(assignments)
-    opened = load_recipe(recipe, recipe_values)
+@dataclass(frozen=True)
+class Asked:
+    """What `run` and `plan` are asked for, as typed."""
+
+    recipe: str
+    profile: str
+    store: str | None
+    assignments: tuple[str, ...]
+
+    def opened(self) -> Recipe:
+        return load_recipe(self.recipe, split_assignments(self.assignments)[0])
+
+    def workspace(self, progress: Progress, writable: bool) -> Workspace:
+        return open_workspace(self.profile, progress, self.store, split_assignments(self.assignments)[1], writable)
+
+
+def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json: bool) -> None:
+    opened = asked.opened()
     _check_steps([*filter(None, [until]), *force])
-    reading = open_workspace(profile, Silent(), store, profile_values, writable=False)
+    reading = asked.workspace(Silent(), writable=False)
     planned, outputs = make_plan(opened, reading, until, force)
     if planned.all_reused:
-        summary = _all_reused(opened, dict(outputs), reading)
+        summary = _all_reused(dict(outputs), reading)
         _finish(Console(), summary, dict(outputs), reading, as_json, log=None)
         return
     log = new_log_file(reading.settings.logs)
@@ -44,7 +52,7 @@ def run_command(
         terminal = Console(file=error)
         bars = Bars(terminal)
         terminal.print(plan_table(planned))
-        workspace = open_workspace(profile, bars, store, profile_values)
+        workspace = asked.workspace(bars, writable=True)
         check_models(opened, planned, workspace)
         terminal.print(f"\nStarting Prefect (about 10 s). The engines' own log: {log}", soft_wrap=True, highlight=False)
         with bars.shown():
@@ -55,16 +63,13 @@ def run_command(
 def _run_in_flow(
     recipe: Recipe, workspace: Workspace, bars: Bars, until: str | None, force: frozenset[str]
 ) -> tuple[RunSummary, dict[str, Manifest]]:
-    from dataclasses import replace
-
     from flows.retrain import in_flow
     from flows.progress_artifact import ProgressArtifact  # isort: skip  retrain sets Prefect's environment first
 
     return in_flow(recipe, replace(workspace, progress=ProgressArtifact(bars)), until, force)
 
 
-def _all_reused(recipe: Recipe, outputs: dict[str, Manifest], workspace: Workspace) -> RunSummary:
-    del recipe
+def _all_reused(outputs: dict[str, Manifest], workspace: Workspace) -> RunSummary:
     results = [step_result(manifest, True, time.monotonic(), workspace) for manifest in outputs.values()]
     return summarise(results, outputs, workspace)
 
@@ -107,10 +112,9 @@ def _check_steps(names: Sequence[str]) -> None:
             raise ConfigError(f"step {name!r} was found; expected one of {', '.join(known)}.")
 
 
-def plan_command(recipe: str, profile: str, store: str | None, assignments: Sequence[str], as_json: bool) -> None:
-    recipe_values, profile_values = split_assignments(assignments)
-    opened = load_recipe(recipe, recipe_values)
-    workspace = open_workspace(profile, Silent(), store, profile_values, writable=False)
+def plan_command(asked: Asked, as_json: bool) -> None:
+    opened = asked.opened()
+    workspace = asked.workspace(Silent(), writable=False)
     planned, _ = make_plan(opened, workspace)
     if as_json:
         print(planned.model_dump_json(indent=2))

@@ -1,6 +1,7 @@
 """Connecting to Ray, and sharing units of work among actors that may die."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from infra.settings import ActorResources, RayResources
 
 Result = TypeVar("Result", covariant=True)
 WAIT_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
 
 
 class Works(Protocol[Result]):
@@ -86,6 +88,8 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
             "include_dashboard": False,
         }
     try:
+        if not local:
+            _knock(str(resources.address))
         ray.init(logging_level="ERROR", **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise PlatformError(
@@ -96,6 +100,13 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():  # not `auto`
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
 def run_units(

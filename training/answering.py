@@ -59,9 +59,14 @@ class Answerer:
     """Lives in a Ray actor: questions in, answers out. The model is outside ZeRO."""
 
     def __init__(
-        self, store_uri: str, cache_dir: str, train: dict[str, Any], features: dict[str, Any], language_model_folder: str,
+        self,
+        store_uri: str,
+        cache_dir: str,
+        train: dict[str, Any],
+        features: dict[str, Any],
+        language_model_folder: str,
         options: Mapping[str, int],
-    ) -> None:  # fmt: skip
+    ) -> None:
         import torch
 
         from data_prep.features import FeatureStore

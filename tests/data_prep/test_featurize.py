@@ -78,6 +78,9 @@ def images_of(dataset: Manifest, workspace: Workspace) -> dict[str, bytes]:
 def assert_features_are_those_of_each_image_alone(
     features: Manifest, dataset: Manifest, folder: Path, workspace: Workspace
 ) -> None:
+    import torch
+
+    torch.set_num_threads(workspace.profile.featurize.threads_per_actor)  # low bits depend on it
     alone = Tower(folder, CONFIG, BATCH_SIZE, "cpu")
     images = images_of(dataset, workspace)
     stored = FeatureStore(features, workspace.cache)
@@ -129,7 +132,7 @@ class StopsAfter(Silent):
     def __init__(self, num_shards: int) -> None:
         self.left = num_shards
 
-    def advance(self, label: str, amount: int = 1, note: str = "") -> None:
+    def advance(self, *_: object) -> None:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt

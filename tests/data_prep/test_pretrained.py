@@ -65,7 +65,7 @@ def test_a_folders_digest_follows_its_files_and_not_its_place(model_dir: Path, t
 
 
 def test_folders_without_a_model_are_refused(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no config.json"):
+    with pytest.raises(ConfigError, match=r"no config\.json"):
         model_files(tmp_path / "nowhere")
     (model_dir / "model.safetensors").rename(model_dir / "pytorch_model.bin")
     with pytest.raises(DataError, match="pickled weights are never read"):

@@ -107,12 +107,12 @@ def test_a_unit_that_kills_every_actor_is_given_up_and_named(ray: None, tmp_path
 
 
 def test_an_error_of_the_work_arrives_as_it_is(ray: None, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="^unit b was found torn; expected whole.$"):
+    with pytest.raises(DataError, match=r"^unit b was found torn; expected whole\.$"):
         run(tmp_path, ["a", "b raises"])
 
 
 def test_an_error_of_the_constructor_is_not_taken_for_a_death(ray: None, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^the tower was not found; expected one.$"):
+    with pytest.raises(ConfigError, match=r"^the tower was not found; expected one\.$"):
         run(tmp_path, ["a"], fails=True)
 
 

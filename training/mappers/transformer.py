@@ -49,7 +49,8 @@ class _Block(nn.Module):
         width, hidden = config.width, int(config.width * config.mlp_ratio)
         self.num_heads = config.num_heads
         self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
+        # Without bias: a key's bias has no gradient but rounding noise, which Adam scales up to full steps.
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.mix = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
