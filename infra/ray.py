@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from infra.errors import PlatformError
+from infra.errors import ConfigError, PlatformError
 from infra.progress import Progress
 from infra.settings import ActorResources, RayResources
 
@@ -109,6 +109,23 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
+def check_room(what: str, count: int, needs: Mapping[str, float]) -> None:
+    """Raises ConfigError where `count` workers with these needs (`CPU`, `GPU`) do not fit: Ray would wait for ever.
+
+    A cluster of several nodes may grow and is trusted."""
+    import ray
+
+    if len(ray.nodes()) > 1:
+        return
+    for kind, each in needs.items():
+        found = ray.cluster_resources().get(kind, 0)
+        if count * each > found:
+            raise ConfigError(
+                f"{what}: {count} of them need {count * each:g} {kind}s; expected at most {found:g}. "
+                "Lower their number or their threads in the profile, or raise ray.num_cpus."
+            )
+
+
 def run_units(
     worker: type[Works[Result]],
     arguments: Mapping[str, Any],
@@ -133,9 +150,11 @@ def run_units(
         return remote.remote(worker, arguments)
 
     waiting = list(units)
+    num_actors = min(resources.num_actors, len(waiting))
+    check_room(worker.__name__, num_actors, {"CPU": resources.threads_per_actor, "GPU": resources.gpus_per_actor})
     deaths: dict[str, int] = {}
     busy: dict[Any, tuple[str, Any]] = {}
-    idle = [start() for _ in range(min(resources.num_actors, len(waiting)))]
+    idle = [start() for _ in range(num_actors)]
     try:
         while waiting or busy:
             while waiting and idle:

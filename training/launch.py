@@ -15,7 +15,10 @@ from urllib.parse import urlparse
 from infra import errors
 from infra.errors import FrostlineError, Interrupted, PlatformError
 from infra.progress import Progress
-from training.job import TrainJob
+from infra.ray import check_room
+from infra.store import open_store
+from training.checkpoints import CheckpointFolder
+from training.job import TrainJob, checkpoint_prefix
 
 POLL_SECONDS = 0.5
 LABEL = "train"
@@ -84,12 +87,15 @@ def launch(job: TrainJob, progress: Progress) -> None:
     a rank raised, or PlatformError when ranks died more than `max_failures` times."""
     import ray
 
-    _check_room(job)
+    resources = job.resources
+    per_rank = {"CPU": resources.threads_per_rank, "GPU": resources.gpus_per_rank}
+    check_room("ranks", resources.num_ranks, per_rank)
+    steps = CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), 1).steps()
+    shown = max(steps, default=0)
     relay = ray.remote(num_cpus=0)(Relay).remote()
     outcome: list[BaseException | None] = []
     fitting = threading.Thread(target=lambda: outcome.append(_fit(job, relay)), name="ray-train", daemon=True)
     started = False
-    shown = 0
     with _asked_to_stop() as asked:
         fitting.start()
         while fitting.is_alive():
@@ -99,8 +105,8 @@ def launch(job: TrainJob, progress: Progress) -> None:
                 continue
             step, num_steps, note = position
             if not started:
-                progress.start(LABEL, num_steps, "steps", done=step)
-                started, shown = True, step
+                progress.start(LABEL, num_steps, "steps", done=shown)
+                started = True
             if step > shown:
                 progress.advance(LABEL, step - shown, note)
                 shown = step
@@ -112,22 +118,6 @@ def launch(job: TrainJob, progress: Progress) -> None:
         raise _error_of(*failure)
     if outcome and outcome[0] is not None:
         raise _ranks_lost(job, outcome[0])
-
-
-def _check_room(job: TrainJob) -> None:
-    """A cluster of one node does not grow: Ray Train would wait for ever. Others may scale up, so they are trusted."""
-    import ray
-
-    resources = job.resources
-    if len(ray.nodes()) > 1:
-        return
-    for kind, per_rank in (("CPU", resources.threads_per_rank), ("GPU", resources.gpus_per_rank)):
-        wanted, found = resources.num_ranks * per_rank, ray.cluster_resources().get(kind, 0)
-        if wanted > found:
-            raise errors.ConfigError(
-                f"train: {resources.num_ranks} ranks need {wanted} {kind}s; expected at most {found:.0f}. "
-                "Lower train.num_ranks or train.threads_per_rank in the profile, or raise ray.num_cpus."
-            )
 
 
 def _fit(job: TrainJob, relay: Any) -> BaseException | None:
