@@ -27,13 +27,17 @@ SIGNS_OF_WORK = {
 }
 """What appears in the store once a step has done something, and before it is complete."""
 
+LONG_ENOUGH = "training.epochs=60"
+"""Ray's workers have process groups of their own and outlive their driver by a second or two: the training must not
+come to its end in that time."""
+
 pytestmark = pytest.mark.slow
 
 
 def start(var: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var), "MLFLOW_TRACKING_URI": ""}
     environment.pop("MLFLOW_TRACKING_URI")
-    command = [FROSTLINE, "run", str(TINY), "--json", "--debug"]
+    command = [FROSTLINE, "run", str(TINY), "--json", "--debug", "--set", LONG_ENOUGH]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
