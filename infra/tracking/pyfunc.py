@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ def write_pyfunc(folder: Path, package: Path, script: Path, example: Mapping[str
         # A local suffix such as +cpu names a build that no index has.
         pip_requirements=[f"{name}=={versions[name].partition('+')[0]}" for name in needed],
     )
+    for compiled in list(folder.rglob("__pycache__")):  # MLflow ran the script to check it
+        shutil.rmtree(compiled)
     return folder
 
 
