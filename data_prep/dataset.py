@@ -46,3 +46,17 @@ def read_images(part: Part, cache: PartCache) -> Iterator[tuple[str, bytes]]:
     file = pq.ParquetFile(cache.path("ingest", part))
     for batch in file.iter_batches(batch_size=256, columns=["image_id", "bytes"]):
         yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
+
+
+def images_by_id(dataset: Manifest, image_ids: set[str], cache: PartCache) -> dict[str, bytes]:
+    """Source bytes of these images; the others are not read."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, bytes] = {}
+    for part in dataset.parts_of("images"):
+        wanted = [("image_id", "in", sorted(image_ids - set(found)))]
+        table = pq.read_table(cache.path("ingest", part), columns=["image_id", "bytes"], filters=wanted)
+        found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+        if len(found) == len(image_ids):
+            break
+    return found

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.tower import VIEW, FeatureConfig, Tower, encoder_key
+from data_prep.tower import ENCODE_VERSION, VIEW, FeatureConfig, Tower, encoder_key
 from infra import log
 from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, read_manifest, upload_part
@@ -15,13 +15,12 @@ from infra.store import Store, open_store
 from infra.workspace import Workspace
 
 STEP = "featurize"
-VERSION = 1
 
 
 def featurize_request(config: FeatureConfig, name: str, dataset: Manifest, tower_digest: str) -> OutputRequest:
     key = encoder_key(tower_digest, config)
     inputs = {"dataset_digest": dataset.identity["dataset_digest"], "tower_digest": tower_digest}
-    return OutputRequest(STEP, VERSION, name, config.model_dump(mode="json"), inputs, also_logged_as=key)
+    return OutputRequest(STEP, ENCODE_VERSION, name, config.model_dump(mode="json"), inputs, also_logged_as=key)
 
 
 def featurize(
@@ -61,7 +60,7 @@ def featurize(
         "cache_dir": str(workspace.cache.folder),
         "tower_folder": str(tower_folder),
         "config": config.model_dump(mode="json"),
-        "batch_size": resources.batch_size,
+        "batch_size": resources.rows_per_batch,
         "threads": resources.threads_per_actor,
     }
     if units:

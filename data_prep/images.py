@@ -40,7 +40,9 @@ def decode(data: bytes) -> Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 opened.load()
                 return _eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError, Warning) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything at hostile bytes: struct.error, TypeError, OverflowError ...
         reason = str(error).split("<")[0].strip() or type(error).__name__
         raise DataError(
             f"an image of {len(data)} bytes cannot be decoded ({reason}); expected {', '.join(FORMATS)} "

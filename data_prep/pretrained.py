@@ -3,6 +3,7 @@
 Only configuration, tokenizer files and safetensors are ever read: no pickle, no remote code.
 """
 
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -31,7 +32,7 @@ class PretrainedRef(BaseModel):
         given = [name for name in ("id", "folder", "base") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"found {given or 'none'} of id, folder, base; expected exactly one")
-        is_commit = bool(self.revision) and len(self.revision or "") == 40
+        is_commit = re.fullmatch(r"[0-9a-f]{40}", self.revision or "") is not None
         if self.id and not is_commit:
             raise ValueError(f"revision of {self.id} is {self.revision!r}; expected a commit of 40 hexadecimal digits")
         return self

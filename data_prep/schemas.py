@@ -9,8 +9,6 @@ from infra.digests import digest_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Task = str
-"""`caption` or `vqa`."""
 SPLITS = ("train", "val", "test")
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VIEW = "original"
+ENCODE_VERSION = 1
+"""Part of the encoder key: raise it when a tower and pixels give other features. It is the step's version too."""
 
 
 class FeatureConfig(BaseModel):
@@ -36,7 +38,7 @@ class FeatureConfig(BaseModel):
 
 def encoder_key(tower_digest: str, config: FeatureConfig) -> str:
     """Names features: equal keys mean that an image encoded under one is encoded under the other."""
-    return digest_json([tower_digest, config.model_dump(mode="json"), DECODE_VERSION, VIEW])
+    return digest_json([tower_digest, config.model_dump(mode="json"), DECODE_VERSION, ENCODE_VERSION, VIEW])
 
 
 class Tower:
@@ -70,11 +72,19 @@ class Tower:
         features_BPV: NDArray[np.float16] = patches_BPV[: len(images)].to(torch.float16).cpu().numpy()
         return features_BPV
 
+    def _layer(self, states: Any) -> Any:
+        if not -len(states) <= self.config.layer < len(states):
+            raise ConfigError(
+                f"featurize.layer is {self.config.layer}; expected {-len(states)} to {len(states) - 1}, since "
+                f"the tower has {len(states)} hidden states. Change this value."
+            )
+        return states[self.config.layer]
+
     def _patches(self, pixels_BCHW: Any) -> Any:
         if self.config.layer == -1:
             hidden = self.model(pixel_values=pixels_BCHW).last_hidden_state
         else:
-            hidden = self.model(pixel_values=pixels_BCHW, output_hidden_states=True).hidden_states[self.config.layer]
+            hidden = self._layer(self.model(pixel_values=pixels_BCHW, output_hidden_states=True).hidden_states)
         if hidden.ndim == 4:  # a feature map [B, V, H, W]
             hidden = hidden.flatten(2).transpose(1, 2)
         return hidden.float().mean(dim=1, keepdim=True) if self.config.pooling == "mean" else hidden

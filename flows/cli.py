@@ -125,9 +125,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        code = app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
     except Exception as error:
         sys.exit(_told(error, debug))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _told(error: Any, debug: bool) -> int:
@@ -139,8 +140,6 @@ def _told(error: Any, debug: bool) -> int:
     if isinstance(error, FrostlineError):
         print(f"frostline: {error}", file=sys.stderr)
         return error.exit_code
-    if isinstance(error, typer.Exit):
-        return int(error.exit_code)
     if isinstance(error, typer.Abort):
         print("frostline: stopped. Start again to go on from there.", file=sys.stderr)
         return 130

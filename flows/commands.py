@@ -15,6 +15,7 @@ from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import STEPS
 from flows.summary import RunSummary, report_path, step_result, summarise
 from flows.terminal import Bars, plan_table, show_summary
+from infra.addresses import without_password
 from infra.errors import ConfigError
 from infra.logs import engines_to, new_log_file
 from infra.outputs import Manifest
@@ -97,7 +98,9 @@ def _hints(
         hints.append(("report", str(report_path(outputs["evaluate"], workspace))))
     if summary.model is not None:
         hints.append(("use it", f"frostline caption {summary.model.uri} IMAGE"))
-        hints.append(("MLflow UI", f"mlflow ui --backend-store-uri {settings.mlflow}"))
+        is_server = settings.mlflow.startswith("http")
+        shown = without_password(settings.mlflow)
+        hints.append(("MLflow UI", shown if is_server else f"mlflow ui --backend-store-uri {shown}"))
     hints.append(("Prefect UI", f"PREFECT_HOME={settings.var_dir.absolute() / 'prefect'} prefect server start"))
     hints.append(("store", workspace.store.uri))
     if log is not None:

@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.recipe import load_profile
 from infra.part_cache import PartCache
 from infra.progress import Progress
-from infra.settings import Settings
+from infra.settings import Settings, load_profile
 from infra.store import open_store, probe
 from infra.workspace import Workspace
 

@@ -11,7 +11,6 @@ from data_prep.ingest import PATH_FIELDS, IngestConfig
 from data_prep.pretrained import PretrainedRef
 from data_prep.tower import FeatureConfig
 from infra.errors import ConfigError
-from infra.settings import Profile, read_profile
 from infra.yaml_config import parse, read_yaml, set_values
 from training.base.config import BaseConfig
 from training.config import TrainConfig
@@ -53,11 +52,6 @@ def load_recipe(name_or_path: str, assignments: Iterable[str] = ()) -> Recipe:
     path = _find(name_or_path)
     values = set_values(read_yaml(path), assignments)
     return parse(Recipe, _absolute(values, path.absolute().parent), where=f"recipe {path}")
-
-
-def load_profile(name_or_path: str, assignments: Iterable[str] = ()) -> Profile:
-    """A profile with the assignments that start with `profile.` applied."""
-    return parse(Profile, set_values(read_profile(name_or_path), assignments), where=f"profile {name_or_path}")
 
 
 def split_assignments(assignments: Sequence[str]) -> tuple[list[str], list[str]]:

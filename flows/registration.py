@@ -56,9 +56,10 @@ def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, w
         for pin in (card.vision_tower, card.language_model)
     )
     dataset = outputs["ingest"]
+    name = f"{recipe.name}.champion"  # not the recipe's own log, which `plan` compares with
     resources = workspace.profile.model_dump(mode="json")
     with ray.connected(workspace.profile.ray, workspace.settings.logs):
-        wanted = featurize_request(card.features, recipe.name, dataset, card.vision_tower.digest)
+        wanted = featurize_request(card.features, name, dataset, card.vision_tower.digest)
         features, _ = ensure_output(
             workspace.store,
             wanted,
@@ -66,7 +67,7 @@ def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, w
             resources,
         )
         inputs = EvaluationInputs(recipe.model_name, train, dataset, features, lm_folder)
-        asked = evaluate_request(recipe.evaluation, recipe.name, train, dataset, features)
+        asked = evaluate_request(recipe.evaluation, name, train, dataset, features)
         evaluation, _ = ensure_output(
             workspace.store, asked, lambda attempt: evaluate(recipe.evaluation, inputs, attempt, workspace), resources
         )

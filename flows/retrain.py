@@ -10,7 +10,7 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from prefect import Task, flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -18,8 +18,8 @@ from prefect.states import Completed
 from flows.opened import open_workspace
 from flows.progress_artifact import ProgressArtifact
 from flows.recipe import Recipe, load_recipe, split_assignments
-from flows.steps import Outputs, Step, run_step, steps_of
-from flows.summary import RunSummary, StepResult, report_path, step_result, summarise
+from flows.steps import Outputs, Step, forget, run_step, steps_of
+from flows.summary import RunSummary, StepResult, step_result, summarise
 from infra import ray
 from infra.errors import FrostlineError
 from infra.outputs import Manifest
@@ -39,7 +39,7 @@ def _is_passing(_: Any, __: Any, state: State[Any]) -> bool:
     return False
 
 
-def step_task(step: Step, recipe: Recipe, workspace: Workspace, forced: bool) -> Task[..., Any]:
+def step_task(step: Step, recipe: Recipe, workspace: Workspace) -> Task[..., Any]:
     """The step as a Prefect task that takes and gives manifests only. A reused output shows as `Cached`."""
 
     @task(
@@ -51,7 +51,7 @@ def step_task(step: Step, recipe: Recipe, workspace: Workspace, forced: bool) ->
         persist_result=False,
     )
     def ensure(**outputs: Manifest) -> Any:
-        manifest, reused = run_step(step, recipe, outputs, workspace, forced)
+        manifest, reused = run_step(step, recipe, outputs, workspace)
         return Completed(name="Cached", data=manifest) if reused else manifest
 
     return ensure
@@ -86,17 +86,19 @@ def run_recipe(
     with ExitStack() as engines:
         for step in steps_of(recipe):
             started = time.monotonic()
-            if step.name in NEEDS_RAY and (step.name in forced or not _is_there(step, recipe, outputs, workspace)):
+            if step.name in forced:
+                forget(step, recipe, outputs, workspace)
+            if step.name in NEEDS_RAY and not _is_there(step, recipe, outputs, workspace):
                 engines.enter_context(ray.connected(workspace.profile.ray, workspace.settings.logs))
             inputs = {name: outputs[name] for name in step.needs if name in outputs}
-            run_task = step_task(step, recipe, workspace, step.name in forced)
+            run_task = step_task(step, recipe, workspace)
             state: Any = run_task(**inputs, return_state=True)
             outputs[step.name] = state.result()
             results.append(step_result(outputs[step.name], state.name == "Cached", started, workspace))
             if step.name == until:
                 break
     summary = summarise(results, outputs, workspace)
-    publish(summary, outputs, workspace)
+    publish(summary, outputs)
     return summary, outputs
 
 
@@ -104,7 +106,7 @@ def _is_there(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace
     return workspace.store.exists(step.request(recipe, outputs, workspace).manifest_key)
 
 
-def publish(summary: RunSummary, outputs: Mapping[str, Manifest], workspace: Workspace) -> None:
+def publish(summary: RunSummary, outputs: Mapping[str, Manifest]) -> None:
     """Steps, metrics, decision and the link to the report as Prefect artifacts."""
     rows = [step.model_dump(include={"name", "reused", "seconds", "rows", "fingerprint"}) for step in summary.steps]
     create_table_artifact(rows, key="frostline-steps", description="Steps: reused or run")
@@ -114,12 +116,13 @@ def publish(summary: RunSummary, outputs: Mapping[str, Manifest], workspace: Wor
             for name, value in summary.metrics.items()
         ]
         create_table_artifact(table, key="frostline-metrics", description="Test split, against the swapped images")
+    if summary.report_uri is not None:
+        create_link_artifact(summary.report_uri, key="frostline-report", description="Evaluation report")
     if "register" in outputs and summary.model is not None:
         reasons = "\n".join(f"- {reason}" for reason in outputs["register"].facts["promotion"]["reasons"])
-        report = report_path(outputs["evaluate"], workspace)
         aliases = ", ".join(summary.model.aliases) or "no alias"
         title = f"## {summary.model.name} version {summary.model.version}: {aliases}"
-        text = f"{title}\n\n{reasons}\n\nReport: `{report}`\n"
+        text = f"{title}\n\n{reasons}\n\n[Report]({summary.report_uri})\n"
         create_markdown_artifact(text, key="frostline-decision", description="Promotion decision with its reasons")
 
 

@@ -11,7 +11,8 @@ from data_prep import pretrained
 from data_prep.featurize import featurize, featurize_request
 from data_prep.ingest import ingest, ingest_request
 from flows.recipe import Recipe
-from infra.outputs import UNFINISHED, Attempt, Draft, Manifest, OutputRequest, ensure_output
+from infra.addresses import without_password
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, ensure_output
 from infra.workspace import Workspace
 
 Outputs = Mapping[str, Manifest]
@@ -34,14 +35,16 @@ def steps_of(recipe: Recipe) -> list[Step]:
     return [step for step in STEPS if step.name != "base" or recipe.base is not None]
 
 
-def run_step(
-    step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace, forced: bool = False
-) -> tuple[Manifest, bool]:
-    """The step's output, made now unless it is there already; and whether it was. `forced` makes it anew."""
+def forget(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> None:
+    """Take a committed output back, so that it is made anew. What an unfinished attempt left is kept: it is resumed."""
+    manifest_key = step.request(recipe, outputs, workspace).manifest_key
+    if workspace.store.exists(manifest_key):
+        workspace.store.delete(manifest_key)
+
+
+def run_step(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> tuple[Manifest, bool]:
+    """The step's output, made now unless it is there already; and whether it was."""
     request = step.request(recipe, outputs, workspace)
-    if forced:
-        for key in (request.manifest_key, *(f"{step.name}/{kind}/{request.fingerprint}" for kind in UNFINISHED)):
-            workspace.store.delete(key)
     resources = workspace.profile.model_dump(mode="json")
     return ensure_output(
         workspace.store, request, lambda attempt: step.produce(recipe, outputs, attempt, workspace), resources
@@ -114,11 +117,10 @@ def _evaluate(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace: Wor
 
 
 def _request_register(recipe: Recipe, outputs: Outputs, workspace: Workspace) -> OutputRequest:
-    from training.register import register_request
+    from training.register import RegisterNames, register_request
 
-    return register_request(
-        recipe.promotion, recipe.name, recipe.model_name, outputs["train"], outputs["evaluate"], workspace.store
-    )
+    names = RegisterNames(recipe.name, recipe.model_name, without_password(workspace.settings.mlflow))
+    return register_request(recipe.promotion, names, outputs["train"], outputs["evaluate"], workspace.store)
 
 
 def _register(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace: Workspace) -> Draft:

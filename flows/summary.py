@@ -59,10 +59,18 @@ def summarise(steps: list[StepResult], outputs: dict[str, Manifest], workspace: 
     if "evaluate" in outputs:
         facts = outputs["evaluate"].facts
         found |= {name: _in_order(facts[name]) for name in ("metrics", "control")}
-        found["report_uri"] = report_path(outputs["evaluate"], workspace).as_uri()
+        found["report_uri"] = report_uri(outputs["evaluate"], workspace)
     if "register" in outputs:
         found["model"] = _registered(outputs["register"], workspace)
     return RunSummary.model_validate(found)
+
+
+def report_uri(evaluation: Manifest, workspace: Workspace) -> str:
+    """The report as a page that opens: a file on this machine, or the object in a store that others see too."""
+    if workspace.store.uri.startswith("file:"):
+        return report_path(evaluation, workspace).as_uri()
+    part = next(part for part in evaluation.parts if part.name == "report/report.html")
+    return f"{workspace.store.uri}/{evaluation.step}/parts/{part.digest}"
 
 
 def report_path(evaluation: Manifest, workspace: Workspace) -> Path:

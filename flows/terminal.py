@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -116,7 +115,3 @@ def show_summary(
     console.print("\n[bold]where to look next")
     for what, where in hints:
         console.print(f"  {what:<11} {where}", soft_wrap=True, highlight=False)
-
-
-def log_hint(path: Path) -> str:
-    return f"The engines' own log is {path}."

@@ -1,4 +1,4 @@
-"""sha256 of bytes, files and canonical JSON: the only digests in the project."""
+"""sha256 of bytes, files and canonical JSON."""
 
 import hashlib
 import json

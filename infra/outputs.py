@@ -13,7 +13,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from infra.digests import canonical_json, digest_file, digest_json
 from infra.errors import IntegrityError
@@ -70,6 +79,23 @@ class Manifest(BaseModel):
     inputs: dict[str, str]
     draft: Draft
     record: Record
+
+    @computed_field  # type: ignore[prop-decorator]
+    @cached_property
+    def digest(self) -> str:
+        """Of everything above. It is written with the manifest, so that an altered one is found when it is read."""
+        return digest_json(self.model_dump(mode="json", exclude={"digest"}))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _is_intact(cls, value: Any, handler: ModelWrapValidatorHandler["Manifest"]) -> "Manifest":
+        if not isinstance(value, dict) or "digest" not in value:
+            return handler(value)
+        stated = value["digest"]
+        made = handler({name: field for name, field in value.items() if name != "digest"})
+        if made.digest != stated:
+            raise ValueError(f"its content has the digest {made.digest[:12]}…, but it states {str(stated)[:12]}…")
+        return made
 
     @property
     def parts(self) -> list[Part]:
@@ -178,8 +204,9 @@ def read_manifest(store: Store, key: str) -> Manifest | None:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(place) for place in problem["loc"])
+        told = f"{where}: {problem['msg']}" if where else problem["msg"]
         raise IntegrityError(
-            f"{store.uri}/{key}: not a manifest ({where}: {problem['msg']}); expected what Frostline wrote. "
+            f"{store.uri}/{key}: not a manifest ({told}); expected what Frostline wrote. "
             "Delete this object and start again: the output is made anew from its parts."
         ) from error
 

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from infra.digests import digest_file
+from infra.digests import digest_file, digest_json
 from infra.errors import IntegrityError
 from infra.outputs import Manifest, Part
 from infra.store import Store
@@ -48,7 +48,7 @@ class PartCache:
     def folder_of(self, manifest: Manifest, prefix: str) -> Path:
         """A local folder made of the output's parts whose names start with `prefix/`."""
         parts = sorted((part for part in manifest.parts if part.name.startswith(prefix + "/")), key=lambda p: p.name)
-        root = self.folder / "folders" / manifest.fingerprint / prefix
+        root = self.folder / "folders" / digest_json([[part.name, part.digest] for part in parts]) / prefix
         for part in parts:
             target = root / part.name.removeprefix(prefix + "/")
             if not target.exists():

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from infra.errors import ConfigError, PlatformError
 from infra.progress import Progress
-from infra.settings import ActorResources, RayResources
+from infra.settings import CpuActorResources, RayResources
 
 Result = TypeVar("Result", covariant=True)
 WAIT_SECONDS = 1.0
@@ -72,7 +72,6 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
     Call it on a thread that lasts: a cluster started from a thread that ends is lost with it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
@@ -126,11 +125,17 @@ def check_room(what: str, count: int, needs: Mapping[str, float]) -> None:
             )
 
 
+def worker_environment(threads: int, gpus: float) -> dict[str, str]:
+    """Variables of a worker process. Without GPUs of its own it sees none, whatever the machine has."""
+    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    return environment if gpus else {**environment, "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
+
 def run_units(
     worker: type[Works[Result]],
     arguments: Mapping[str, Any],
     units: Mapping[str, Any],
-    resources: ActorResources,
+    resources: CpuActorResources,
     on_result: Callable[[str, Result], None],
     on_wait: Callable[[], None] = lambda: None,
 ) -> None:
@@ -141,9 +146,9 @@ def run_units(
     """
     import ray
 
-    environment = {"OMP_NUM_THREADS": str(resources.threads_per_actor), "TOKENIZERS_PARALLELISM": "false"}
+    environment = worker_environment(resources.threads_per_actor, resources.gpus)
     remote = ray.remote(
-        num_cpus=resources.threads_per_actor, num_gpus=resources.gpus_per_actor, runtime_env={"env_vars": environment}
+        num_cpus=resources.threads_per_actor, num_gpus=resources.gpus, runtime_env={"env_vars": environment}
     )(_Seat)
 
     def start() -> Any:
@@ -151,7 +156,7 @@ def run_units(
 
     waiting = list(units)
     num_actors = min(resources.num_actors, len(waiting))
-    check_room(worker.__name__, num_actors, {"CPU": resources.threads_per_actor, "GPU": resources.gpus_per_actor})
+    check_room(worker.__name__, num_actors, {"CPU": resources.threads_per_actor, "GPU": resources.gpus})
     deaths: dict[str, int] = {}
     busy: dict[Any, tuple[str, Any]] = {}
     idle = [start() for _ in range(num_actors)]
@@ -193,5 +198,5 @@ def _gave_up(worker: type, name: str, deaths: int, error: BaseException) -> Plat
     reason = str(error).strip().splitlines()[0]
     return PlatformError(
         f"{worker.__name__}: {deaths} actors died over unit {name!r} ({reason}); expected it to finish. "
-        "Most often memory runs out: lower batch_size or num_actors in the profile, then start again to resume."
+        "Most often memory runs out: lower rows_per_batch or num_actors in the profile, then start again to resume."
     )

@@ -1,5 +1,6 @@
 """Where things are (settings, from the environment) and with how much (a profile, from YAML)."""
 
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import ConfigError
-from infra.yaml_config import parse, read_yaml
+from infra.yaml_config import parse, read_yaml, set_values
 
 
 class Settings(BaseSettings):
@@ -52,15 +53,29 @@ class RayResources(_Strict):
     object_store_memory_bytes: int = Field(default=256 * 2**20, gt=0)
 
 
-class ActorResources(_Strict):
-    """Ray actors of one step."""
+class CpuActorResources(_Strict):
+    """Ray actors of one step that computes on CPUs only."""
 
     num_actors: int = Field(gt=0)
     threads_per_actor: int = Field(default=1, gt=0)
-    gpus_per_actor: float = Field(default=0, ge=0)
-    batch_size: int = Field(default=64, gt=0)
-    """Images or prompts per forward. Kept out of fingerprints: features and texts agree whatever it is."""
     max_restarts: int = Field(default=3, ge=0)
+    """How often a unit is given to a new actor after its actor died."""
+
+    @property
+    def gpus(self) -> float:
+        return 0
+
+
+class ActorResources(CpuActorResources):
+    """Ray actors of one step, on GPUs where they are given some."""
+
+    gpus_per_actor: float = Field(default=0, ge=0)
+    rows_per_batch: int = Field(default=64, gt=0)
+    """Images or prompts per forward. Kept out of fingerprints: at most the last bits of features follow it."""
+
+    @property
+    def gpus(self) -> float:
+        return self.gpus_per_actor
 
 
 class TrainResources(_Strict):
@@ -78,22 +93,22 @@ class TrainResources(_Strict):
 
 
 class Profile(_Strict):
-    """Where a recipe runs and with how much. Nothing in here may change what an output holds."""
+    """Where a recipe runs and with how much. Bits may follow it (threads, ranks); fingerprints do not."""
 
     name: str
     ray: RayResources
-    base: ActorResources
+    base: CpuActorResources
     featurize: ActorResources
     train: TrainResources
     evaluate: ActorResources
 
 
-def load_profile(name_or_path: str) -> Profile:
-    """A profile by name (`laptop`, `gpu`, `cluster`) or by path."""
-    return parse(Profile, read_profile(name_or_path), where=f"profile {name_or_path}")
+def load_profile(name_or_path: str, assignments: Iterable[str] = ()) -> Profile:
+    """A profile by name (`laptop`, `gpu`, `cluster`) or by path, with `path.to.key=value` assignments applied."""
+    return parse(Profile, set_values(_read_profile(name_or_path), assignments), where=f"profile {name_or_path}")
 
 
-def read_profile(name_or_path: str) -> dict[str, object]:
+def _read_profile(name_or_path: str) -> dict[str, object]:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return read_yaml(path)

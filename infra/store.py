@@ -222,7 +222,7 @@ def probe(store: Store) -> None:
     key = f".probe/{uuid.uuid4().hex}"
     with ThreadPoolExecutor(NUM_PROBE_RACERS) as pool:
         wins = sum(pool.map(lambda racer: store.create(key, str(racer).encode()), range(NUM_PROBE_RACERS)))
-    store.delete(".probe")
+    store.delete(key)
     if wins != 1:
         raise ConfigError(
             f"{store.uri}: {wins} of {NUM_PROBE_RACERS} racers created the same object; expected exactly one. "

@@ -143,7 +143,7 @@ def _answer(
         "language_model_folder": str(inputs.language_model_folder),
         "options": {
             "threads": resources.threads_per_actor,
-            "batch_size": resources.batch_size,
+            "batch_size": resources.rows_per_batch,
             "max_new_tokens": config.max_new_tokens,
         },
     }
@@ -156,7 +156,8 @@ def _answer(
 def _curves(train: Manifest, workspace: Workspace) -> dict[str, Any]:
     (part,) = train.parts_of("history")
     found: dict[str, Any] = json.loads(workspace.cache.path("train", part).read_bytes())
-    return found
+    validation = train.facts["validation_curve"]
+    return {**found, "val_loss": validation} if validation else found
 
 
 def _provenance(inputs: EvaluationInputs, request: OutputRequest) -> dict[str, str]:

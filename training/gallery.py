@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from data_prep.dataset import Example
+from data_prep.dataset import Example, images_by_id
 from data_prep.images import decode
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
@@ -35,7 +35,7 @@ def gallery(
     chosen += [("best", example) for example in _taking_turns(by_score[::-1], count)]
     chosen += [("worst", example) for example in _taking_turns(by_score, count)]
     chosen += [("sample", example) for example in _taking_turns(shuffled, count)]
-    images = _images({example.image_id for _, example in chosen}, dataset, cache)
+    images = images_by_id(dataset, {example.image_id for _, example in chosen}, cache)
     return [
         GalleryItem(
             example_id=example.example_id,
@@ -66,17 +66,6 @@ def _taking_turns(ordered: Sequence[Example], count: int) -> list[Example]:
                 seen.add(queue[0].image_id)
                 taken.append(queue.pop(0))
     return taken
-
-
-def _images(image_ids: set[str], dataset: Manifest, cache: PartCache) -> dict[str, bytes]:
-    import pyarrow.parquet as pq
-
-    found: dict[str, bytes] = {}
-    for part in dataset.parts_of("images"):
-        wanted = [("image_id", "in", sorted(image_ids))]
-        table = pq.read_table(cache.path("ingest", part), columns=["image_id", "bytes"], filters=wanted)
-        found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
-    return found
 
 
 def _thumbnail(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from infra import errors
 from infra.errors import FrostlineError, Interrupted, PlatformError
 from infra.progress import Progress
-from infra.ray import check_room
+from infra.ray import check_room, worker_environment
 from infra.store import open_store
 from training.checkpoints import CheckpointFolder
 from training.job import TrainJob, checkpoint_prefix
@@ -127,10 +127,7 @@ def _fit(job: TrainJob, relay: Any) -> BaseException | None:
 
     resources = job.resources
     on_gpus = resources.gpus_per_rank > 0
-    environment = {
-        "OMP_NUM_THREADS": str(resources.threads_per_rank),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    environment = worker_environment(resources.threads_per_rank, resources.gpus_per_rank)
     trainer = TorchTrainer(
         _ray_rank,
         train_loop_config={"job": job.model_dump_json(), "relay": relay},

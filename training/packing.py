@@ -53,10 +53,6 @@ class PackedImage:
         return sum(branch.num_inputs for branch in self.branches)
 
     @property
-    def longest_branch(self) -> int:
-        return max((branch.num_inputs for branch in self.branches), default=0)
-
-    @property
     def weighted_targets(self) -> float:
         return sum(branch.weight * len(branch.target_ids) for branch in self.branches)
 

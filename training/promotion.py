@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from infra.errors import ConfigError
 
 Alias = Literal["champion", "challenger"]
+MetricName = Literal[
+    "vqa_accuracy", "caption_exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"
+]
+"""What an evaluation can measure. A name outside this list would only be noticed after the training."""
 
 
 class ControlMargin(BaseModel):
@@ -29,13 +33,13 @@ class PromotionRule(BaseModel):
     """When a model may serve. Section `promotion` of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    primary_metric: str
+    primary_metric: MetricName
     """The metric in which a challenger must beat the champion."""
     minimum_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """A gain of exactly zero never promotes."""
-    control_margins: dict[str, ControlMargin] = Field(min_length=1)
+    control_margins: dict[MetricName, ControlMargin] = Field(min_length=1)
     """A model that answers as well about another picture does not look, whatever its score."""
-    floors: dict[str, float] = {}
+    floors: dict[MetricName, float] = {}
 
 
 @dataclass(frozen=True)

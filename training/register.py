@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import log
-from infra.digests import canonical_json, digest_json
+from infra.digests import canonical_json, digest_bytes, digest_json
 from infra.errors import PlatformError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
 from infra.store import Store
@@ -30,6 +30,16 @@ NO_CHAMPION = "none"
 
 
 @dataclass(frozen=True)
+class RegisterNames:
+    """Whose model is registered, as what and where."""
+
+    recipe: str
+    model_name: str
+    tracking_uri: str
+    """Without a password. Another MLflow does not have the version yet: so it is part of the fingerprint."""
+
+
+@dataclass(frozen=True)
 class Registration:
     """A model to register, and what is known about it."""
 
@@ -42,20 +52,21 @@ class Registration:
 
 
 def register_request(
-    rule: PromotionRule, name: str, model_name: str, model: Manifest, evaluation: Manifest, store: Store
+    rule: PromotionRule, names: RegisterNames, model: Manifest, evaluation: Manifest, store: Store
 ) -> OutputRequest:
     """Raises IntegrityError where the ledger is damaged. Reads the ledger: the champion is one of the inputs."""
 
     def against(champion_digest: str) -> OutputRequest:
         inputs = {
-            "model_name": model_name,
+            "model_name": names.model_name,
+            "registry": digest_bytes(names.tracking_uri.encode()),
             "model_digest": model.identity["model_digest"],
             "evaluation_digest": evaluation.identity["evaluation_digest"],
             "champion_digest": champion_digest,
         }
-        return OutputRequest(STEP, VERSION, name, rule.model_dump(mode="json"), inputs)
+        return OutputRequest(STEP, VERSION, names.recipe, rule.model_dump(mode="json"), inputs)
 
-    now = head(store, model_name)
+    now = head(store, names.model_name)
     if now is None:
         return against(NO_CHAMPION)
     # A champion met an earlier one, or none. Registering it again is that decision again, and finds its output.

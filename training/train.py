@@ -22,7 +22,9 @@ from training.job import Tracking, TrainJob, checkpoint_prefix
 
 STEP = "train"
 VERSION = 1
-CURVES = ("loss", "val_loss", "grad_norm", "learning_rate")
+UNDECISIVE = {"checkpoint_every_steps", "keep_checkpoints", "validate_every_steps", "validation_images"}
+"""Fields that change no weight: another value must not train again."""
+CURVES = ("loss", "grad_norm", "learning_rate")
 """Exported, with each task's loss: what is a function of configuration and inputs. Speeds are facts."""
 
 
@@ -33,7 +35,7 @@ def train_request(
         step=STEP,
         version=VERSION,
         name=name,
-        config=config.model_dump(mode="json", exclude={"checkpoint_every_steps", "keep_checkpoints"}),
+        config=config.model_dump(mode="json", exclude=UNDECISIVE),
         inputs={
             "dataset_digest": dataset.identity["dataset_digest"],
             "encoder_key": features.identity["encoder_key"],
@@ -52,7 +54,7 @@ def train(
 ) -> Draft:
     """Train on the connected Ray cluster, from the newest checkpoint if there is one, and export what was trained.
 
-    The checkpoints stay until `forget_checkpoints`, which the caller calls once the output is committed."""
+    The checkpoints stay until the output is committed."""
     from training.launch import launch
 
     job = TrainJob(
@@ -83,11 +85,6 @@ def finished_checkpoint(store: Store, job: TrainJob) -> Checkpoint | None:
     """The checkpoint of the last global step, if this training has come to its end."""
     newest, _ = CheckpointFolder(store, checkpoint_prefix(job.fingerprint), job.config.keep_checkpoints).newest()
     return newest if newest is not None and newest.state.get("finished") else None
-
-
-def forget_checkpoints(store: Store, fingerprint: str) -> None:
-    """Delete what only an unfinished training needs. Safe to call twice."""
-    CheckpointFolder(store, checkpoint_prefix(fingerprint), keep=1).clear()
 
 
 def _export(checkpoint: Checkpoint, job: TrainJob, attempt: Attempt) -> Draft:
@@ -126,6 +123,7 @@ def _facts(checkpoint: Checkpoint, job: TrainJob, curves: dict[str, list[list[fl
     return {
         "config": job.config.model_dump(mode="json"),
         "final": {name: curve[-1][1] for name, curve in sorted(curves.items())},
+        "validation_curve": curves.get("val_loss", []),
         "speed_curves": {name: curve for name, curve in curves.items() if name.endswith(("_per_second", "_seconds"))},
         "seconds": state["seconds"],
         "resumed_from": state["resumed_from"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.dataset import images_by_id
 from data_prep.pretrained import PretrainedRef
 from data_prep.tower import FeatureConfig
 from infra.errors import IntegrityError
@@ -21,7 +22,7 @@ from training.generation import GenerationConfig
 from training.package import SCRIPT, ModelCard, pin, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
 
-CHECKED_PER_TASK = 2
+CHECKED_PER_TASK = 4
 
 
 @dataclass(frozen=True)
@@ -125,25 +126,11 @@ def held_out(evaluation: Manifest, dataset: Manifest, cache: PartCache) -> list[
     for row in rows:
         by_task.setdefault(row["task"], []).append(row)
     chosen = [row for task in sorted(by_task) for row in by_task[task][:CHECKED_PER_TASK]]
-    images = _images({row["image_id"] for row in chosen}, dataset, cache)
+    images = images_by_id(dataset, {row["image_id"] for row in chosen}, cache)
     return [
         HeldOut(row["example_id"], row["task"], row["prompt"], row["prediction"], images[row["image_id"]])
         for row in chosen
     ]
-
-
-def _images(wanted: set[str], dataset: Manifest, cache: PartCache) -> dict[str, bytes]:
-    import pyarrow.parquet as pq
-
-    found: dict[str, bytes] = {}
-    for part in dataset.parts_of("images"):
-        table = pq.read_table(
-            cache.path(dataset.step, part), columns=["image_id", "bytes"], filters=[("image_id", "in", sorted(wanted))]
-        )
-        found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
-        if len(found) == len(wanted):
-            break
-    return found
 
 
 def _tags(parts: VersionParts, evaluation: Manifest) -> dict[str, str]:

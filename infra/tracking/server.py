@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
+from infra.addresses import without_password
 from infra.errors import ConfigError, FrostlineError, PlatformError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
     scheme = urlparse(tracking_uri).scheme
     if scheme not in ("sqlite", "http", "https"):
         raise ConfigError(
-            f"MLflow tracking URI {_without_password(tracking_uri)!r} was found; expected sqlite:///PATH, http://… or "
+            f"MLflow tracking URI {without_password(tracking_uri)!r} was found; expected sqlite:///PATH, http://… or "
             "https://…. For another database start `mlflow server --backend-store-uri …` in front of it."
         )
     prepare_environment()
@@ -81,11 +81,7 @@ def answers(tracking_uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PlatformError(
-            f"MLflow at {_without_password(tracking_uri)} answered: {_without_password(reason)[:300]}; expected it to "
+            f"MLflow at {without_password(tracking_uri)} answered: {without_password(reason)[:300]}; expected it to "
             "be reachable. Start it (`mlflow server`) or correct MLFLOW_TRACKING_URI, then start again: work done so "
             "far is kept."
         ) from error
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)

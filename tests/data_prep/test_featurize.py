@@ -32,7 +32,7 @@ DIGEST = "a" * 64
 
 @pytest.fixture
 def workspace(workspace: Workspace) -> Workspace:
-    actors = ActorResources(num_actors=2, batch_size=BATCH_SIZE, max_restarts=1)
+    actors = ActorResources(num_actors=2, rows_per_batch=BATCH_SIZE, max_restarts=1)
     return replace(workspace, profile=workspace.profile.model_copy(update={"featurize": actors}))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from infra.errors import ConfigError
 from training.base.config import LanguageModelConfig, ScheduleConfig
 from training.base.text import SceneText, scene_text
 from training.base.tokenizer import checked_id
@@ -140,7 +141,7 @@ def _pad_words(descriptions: list[list[list[int]]], num_vectors: int) -> Tensor:
     num_words = max(len(words) for vectors in descriptions for words in vectors)
     longest = max(len(vectors) for vectors in descriptions)
     if longest > num_vectors:
-        raise ValueError(
+        raise ConfigError(
             f"a spelled description has {longest} words; expected at most description_vectors = "
             f"{num_vectors}. Raise description_vectors, or vocab_tokens so that a word is one token."
         )

@@ -38,12 +38,12 @@ def base(config: BaseConfig, dataset: Manifest, attempt: Attempt, workspace: Wor
     parts: dict[str, list[Part]] = {}
     units: dict[str, str] = {}
     for unit in num_steps:
-        noted = attempt.noted(unit)
-        if noted is None:
+        noted = [Part.model_validate(part) for part in (attempt.noted(unit) or {"parts": []})["parts"]]
+        if noted and all(attempt.holds(part) for part in noted):
+            parts[unit] = noted
+        else:
             units[unit] = unit
             workspace.progress.start(_label(unit), num_steps[unit], "steps")
-        else:
-            parts[unit] = [Part.model_validate(part) for part in noted["parts"]]
     if units:
         board = start_board()
         resources = workspace.profile.base
@@ -60,10 +60,10 @@ def base(config: BaseConfig, dataset: Manifest, attempt: Attempt, workspace: Wor
         def keep(unit: str, result: list[dict[str, Any]]) -> None:
             attempt.note(unit, {"parts": result})
             parts[unit] = [Part.model_validate(part) for part in result]
-            pass_on(board, workspace.progress)
-            workspace.progress.finish(_label(unit))
 
         run_units(BaseTrainer, arguments, units, resources, keep, lambda: pass_on(board, workspace.progress))
+        for unit in units:  # after the last word of every actor
+            workspace.progress.finish(_label(unit))
     return Draft(
         parts=[part for unit in sorted(parts) for part in parts[unit]],
         identity={f"{unit}_digest": _folder_digest(unit, found) for unit, found in sorted(parts.items())},

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import RegNetConfig, RegNetModel, ViTImageProcessorPil
 
 from data_prep.sources.scene_text import COLOURS, GRID, Scene
+from infra.errors import ConfigError
 from training.base.config import ScheduleConfig, TowerConfig
 
 _NOTHING = -1
@@ -48,7 +49,7 @@ class TowerProblem:
         size_px = config.image_size_px
         for number, image in enumerate(images):
             if image.shape != (size_px, size_px, 3):
-                raise ValueError(
+                raise ConfigError(
                     f"image {number} has shape {image.shape}; expected ({size_px}, {size_px}, 3). "
                     f"Set tower.image_size_px to the source's image_size_px."
                 )

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tiny_language_model import WORDS, save_tokenizer
 
 from data_prep.dataset import Example
 from data_prep.schemas import examples_schema, features_schema
@@ -21,43 +22,6 @@ from training.config import TrainConfig
 from training.job import TrainJob
 
 NUM_PATCHES, VISION_WIDTH = 4, 8
-WORDS = ["red", "blue", "green", "seven", "three", "one"]
-
-
-def save_tokenizer(folder: Path, extra_tokens: int = 0) -> int:
-    """A word-level tokenizer; returns its number of tokens."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<eos>", "<unk>", "caption", ":", "question", "answer", "which", "colour", "digit", "a", *WORDS]
-    words += [f"extra{number}" for number in range(extra_tokens)]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<eos>", unk_token="<unk>")
-    fast.save_pretrained(folder)
-    return len(words)
-
-
-@pytest.fixture(scope="session")
-def language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    folder = tmp_path_factory.mktemp("language_model")
-    num_tokens = save_tokenizer(folder)
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=num_tokens + 6,
-        n_positions=128,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-        initializer_range=0.3,  # a random model with the usual 0.02 hardly listens to its prefix
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    return folder
 
 
 def tiny_rows(num_images: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from infra.workspace import Workspace
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promotion import ControlMargin, PromotionRule
-from training.register import Registration, champion_of, champion_scores, register, register_request
+from training.register import RegisterNames, Registration, champion_of, champion_scores, register, register_request
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",
@@ -48,7 +48,9 @@ class Places:
     def register(self, world: Any, rule: PromotionRule = RULE) -> tuple[Manifest, bool]:
         """What the flow does."""
         store = self.workspace.store
-        request = register_request(rule, "tiny", self.model_name, world.parts.train, world.evaluation, store)
+        request = register_request(
+            rule, RegisterNames("tiny", self.model_name, "here"), world.parts.train, world.evaluation, store
+        )
         champion = champion_of(request, store)
         known = champion and self.scores[champion.model_digest]
         registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
@@ -143,7 +145,9 @@ def test_a_crash_is_repaired_by_the_next_start(
 
 
 def test_a_champion_that_changed_meanwhile_stops_the_decision(world: Any, places: Places) -> None:
-    request = register_request(RULE, "tiny", places.model_name, world.parts.train, world.evaluation, world.store)
+    request = register_request(
+        RULE, RegisterNames("tiny", places.model_name, "here"), world.parts.train, world.evaluation, world.store
+    )
     registration = Registration(RULE, places.model_name, world.parts, world.evaluation, None)
     places.register(world.trained(1))
     with pytest.raises(PlatformError, match="another champion than a moment ago; expected no champion"):
@@ -203,6 +207,7 @@ def test_plain_mlflow_loads_the_version_and_predicts(
     path.write_bytes(image)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places.registry.uri)
     monkeypatch.setenv("FROSTLINE_VAR_DIR", str(tmp_path / "var"))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)  # MLflow runs a local version's script where it lies
     model = load_model(f"models:/{places.model_name}@champion")
     forms = [str(path), base64.b64encode(image).decode()]
     found = [*model.predict(pd.DataFrame({"image": forms})), *model.predict(pd.DataFrame({"image": [image]}))]

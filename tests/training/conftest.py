@@ -1,0 +1,156 @@
+"""A trained model in miniature: a frozen GPT-2, a mapper that listens to its image, features, pictures, examples."""
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_language_model import save_language_model
+
+from data_prep.dataset import Example, read_examples
+from data_prep.schemas import examples_schema, features_schema, images_schema
+from infra.digests import canonical_json, digest_bytes
+from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
+from infra.part_cache import PartCache
+from infra.record import record_of
+from infra.store import Store
+from training.config import TrainConfig
+
+NUM_TEST_IMAGES, NUM_TRAIN_IMAGES = 10, 3
+NUM_PATCHES, VISION_WIDTH = 4, 8
+
+
+@pytest.fixture(scope="session")
+def language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("language_model")
+    save_language_model(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class TrainedWorld:
+    """Everything an evaluation reads, in one store."""
+
+    dataset: Manifest
+    features: Manifest
+    train: Manifest
+    config: TrainConfig
+    language_model_folder: Path
+    test_examples: list[Example]
+
+
+@pytest.fixture
+def trained_world(tmp_path: Path, store: Store, language_model_dir: Path) -> Iterator[TrainedWorld]:
+    """Ten test images with a caption, a question and a task that was not trained; and three train images."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    folder = tmp_path / "made"
+    folder.mkdir()
+    pictures = [_picture(number) for number in range(NUM_TEST_IMAGES + NUM_TRAIN_IMAGES)]
+    image_ids = [digest_bytes(picture) for picture in pictures]
+    empty = dict.fromkeys(images_schema().names)
+    stored = [{**empty, "image_id": name, "bytes": data} for name, data in zip(image_ids, pictures, strict=True)]
+    images = _upload(store, "ingest", pa.Table.from_pylist(stored, images_schema()), "images", folder)
+    rows = [row for number, image_id in enumerate(image_ids) for row in _rows(number, image_id)]
+    examples = _upload(store, "ingest", pa.Table.from_pylist(rows, examples_schema()), "examples", folder)
+    dataset = _manifest(
+        "ingest",
+        [images, examples],
+        {"dataset_digest": "d" * 64, "test_digest": "a" * 64},
+        {"statistics": {"images": len(image_ids)}},
+    )
+    values = np.random.default_rng(0).normal(size=(len(image_ids), NUM_PATCHES, VISION_WIDTH)).astype(np.float16)
+    stored = [
+        {"image_id": name, "view": "0", "features": value.tobytes()}
+        for name, value in zip(image_ids, values, strict=True)
+    ]
+    schema = features_schema(NUM_PATCHES, VISION_WIDTH, "0")
+    part = _upload(store, "featurize", pa.Table.from_pylist(stored, schema), "features", folder)
+    shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH}
+    features = _manifest("featurize", [part], {"encoder_key": "e" * 64}, shape)
+    config = TrainConfig.model_validate(
+        {
+            "mapper": {"kind": "mlp", "prefix_tokens": 3, "width": 16},
+            "global_batch_images": 4,
+            "epochs": 1,
+            "learning_rate": 0.1,
+        }
+    )
+    train = _trained(store, config, language_model_dir, folder)
+    cache = PartCache(store, tmp_path / "cache")
+    yield TrainedWorld(dataset, features, train, config, language_model_dir, read_examples(dataset, cache, ["test"]))
+    torch.set_num_threads(num_threads)  # an answerer in this process sets its own
+
+
+def _trained(store: Store, config: TrainConfig, language_model_dir: Path, folder: Path) -> Manifest:
+    """A mapper from its seed, made loud: its prefix decides the text."""
+    import torch
+    from safetensors.torch import save_file
+
+    from training.language_model import load_language_model
+    from training.prefix_model import build_prefix_model
+
+    language_model = load_language_model(language_model_dir, torch.float32)
+    state = build_prefix_model(config, language_model, NUM_PATCHES, VISION_WIDTH).trainable_state()
+    save_file({name: value * 8 for name, value in state.items()}, folder / "trainables")
+    trainables = upload_part(store, "train", folder / "trainables", "trainables", len(state))
+    (folder / "history").write_bytes(canonical_json({"loss": [[1, 2.0], [2, 1.0]]}))
+    history = upload_part(store, "train", folder / "history", "history", 2)
+    facts = {"config": config.model_dump(mode="json")}
+    return _manifest("train", [trainables, history], {"model_digest": "b" * 64}, facts)
+
+
+def _rows(number: int, image_id: str) -> list[dict[str, Any]]:
+    test = number < NUM_TEST_IMAGES
+    asked = [("caption", "", ["a red seven", "seven a red"]), ("vqa", "which digit", ["seven"]), ("count", "?", ["1"])]
+    return [
+        {
+            "example_id": digest_bytes(f"{number} {task}".encode()),
+            "image_id": image_id,
+            "task": task,
+            "prompt": prompt,
+            "targets": targets,
+            "negatives": [],
+            "numbers": [],
+            "label": "",
+            "split": "test" if test else "train",
+            "source": "tiny",
+            "weight": 1.0,
+            "attributes": [("parity", "odd" if number % 2 else "even")],
+        }
+        for task, prompt, targets in asked
+    ]
+
+
+def _picture(number: int) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (16, 16), random.Random(number).randbytes(16 * 16 * 3)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _upload(store: Store, step: str, table: pa.Table, kind: str, folder: Path) -> Part:
+    pq.write_table(table, folder / kind)
+    return upload_part(store, step, folder / kind, kind, table.num_rows)
+
+
+def _manifest(step: str, parts: list[Part], identity: dict[str, str], facts: dict[str, Any]) -> Manifest:
+    request = OutputRequest(step, 1, "tiny", {}, identity)
+    return Manifest(
+        step=step,
+        step_version=1,
+        name="tiny",
+        fingerprint=request.fingerprint,
+        config={},
+        inputs=identity,
+        draft=Draft(parts=parts, identity=identity, facts=facts),
+        record=record_of(0.0, {}),
+    )

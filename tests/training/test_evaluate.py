@@ -1,0 +1,202 @@
+"""The evaluate step: what it makes, that it makes it once, and what it does where it is stopped or lied to."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data_prep.features import FeatureStore
+from infra.errors import DataError, IntegrityError
+from infra.outputs import Manifest, ensure_output, find_output
+from infra.progress import Silent
+from infra.ray import connected
+from infra.settings import ActorResources, RayResources
+from infra.workspace import Workspace
+from training import evaluate as step
+from training.answering import Question
+from training.evaluate import EvaluationInputs, evaluate, evaluate_request
+from training.evaluation_config import EvaluationConfig
+from training.generation import generate
+from training.scoring import score
+from training.trained import load_trained
+
+CONFIG = EvaluationConfig(max_new_tokens=5, gallery_examples=2)
+NUM_ANSWERED = 20
+"""Ten test images with a caption and a question each; the third task was not trained."""
+
+
+@pytest.fixture
+def workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Units of six questions, so that there are four."""
+    monkeypatch.setattr(step, "QUESTIONS_PER_UNIT", 6)
+    actors = ActorResources(num_actors=1, batch_size=4, max_restarts=0)
+    return replace(workspace, profile=workspace.profile.model_copy(update={"evaluate": actors}))
+
+
+@pytest.fixture
+def units_run(monkeypatch: pytest.MonkeyPatch) -> list[list[Question]]:
+    """Answer in this process instead of in actors; the list holds the units that were answered."""
+    answered: list[list[Question]] = []
+
+    def here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:
+        answerer = worker(**arguments)
+        for name, unit in units.items():
+            answered.append(unit)
+            keep(name, answerer.run(unit))
+
+    monkeypatch.setattr(step, "run_units", here)
+    return answered
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
+    with connected(resources, tmp_path_factory.mktemp("ray")):
+        yield
+
+
+def evaluated(world: Any, workspace: Workspace, config: EvaluationConfig = CONFIG) -> tuple[Manifest, bool]:
+    inputs = EvaluationInputs("tiny", world.train, world.dataset, world.features, world.language_model_folder)
+    request = request_of(world, config)
+    return ensure_output(workspace.store, request, lambda attempt: evaluate(config, inputs, attempt, workspace), {})
+
+
+def request_of(world: Any, config: EvaluationConfig = CONFIG) -> Any:
+    return evaluate_request(config, "tiny", world.train, world.dataset, world.features)
+
+
+def file_of(manifest: Manifest, name: str, workspace: Workspace) -> Path:
+    (part,) = [part for part in manifest.parts if part.name == f"report/{name}"]
+    return workspace.cache.path("evaluate", part)
+
+
+def rows_of(manifest: Manifest, workspace: Workspace) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(file_of(manifest, "predictions.parquet", workspace)).to_pylist()
+    return rows
+
+
+def answer_alone(world: Any, workspace: Workspace) -> Callable[[str, str], str]:
+    """(image id, text before the answer) → the model's text, one image at a time."""
+    features = FeatureStore(world.features, workspace.cache)
+    model, language_model = load_trained(world.train, features, world.language_model_folder, workspace.cache, "cpu")
+
+    def answer(image_id: str, prompt: str) -> str:
+        patches_1PV = torch.from_numpy(features.gather([image_id]).astype(np.float32))
+        return generate(model, language_model, patches_1PV, [prompt], CONFIG.max_new_tokens)[0]
+
+    return answer
+
+
+@pytest.mark.slow
+def test_every_test_example_is_answered_with_its_image_and_with_another_and_scored(
+    ray: None, trained_world: Any, workspace: Workspace
+) -> None:
+    manifest, _ = evaluated(trained_world, workspace)
+    rows = rows_of(manifest, workspace)
+    examples = [each for each in trained_world.test_examples if each.task != "count"]
+    assert [row["example_id"] for row in rows] == [each.example_id for each in examples]
+    assert manifest.num_rows == len(rows) == NUM_ANSWERED
+    answer = answer_alone(trained_world, workspace)
+    prompts = {"caption": "caption:", "vqa": "question: which digit answer:"}
+    for row, example in zip(rows, examples, strict=True):
+        assert (row["image_id"], row["prompt"]) == (example.image_id, example.prompt)
+        assert tuple(row["references"]) == example.targets
+        assert dict(row["attributes"]) == example.attributes
+        assert row["control_image_id"] != row["image_id"]
+        assert row["prediction"] == answer(row["image_id"], prompts[row["task"]])
+        assert row["control_prediction"] == answer(row["control_image_id"], prompts[row["task"]])
+    assert sum(row["prediction"] != row["control_prediction"] for row in rows) > NUM_ANSWERED / 2
+
+    report = json.loads(file_of(manifest, "report.json", workspace).read_text())
+    for told, column in (("metrics", "prediction"), ("control", "control_prediction")):
+        expected, by_example = score(examples, {row["example_id"]: row[column] for row in rows})
+        assert report[told] == manifest.facts[told] == expected
+        kept = {"metrics": "scores", "control": "control_scores"}[told]
+        assert {row["example_id"]: dict(row[kept]) for row in rows} == by_example
+    assert report["num_examples"] == {"caption": 10, "vqa": 10}
+    assert {(each["name"], each["value"]) for each in report["slices"]} == {
+        ("task", "caption"), ("task", "vqa"), ("parity", "odd"), ("parity", "even"),
+    }  # fmt: skip
+    assert report["curves"] == {"loss": [[1, 2.0], [2, 1.0]]}
+    assert report["dataset"] == {"images": 13}
+    assert manifest.identity["model_digest"] == trained_world.train.identity["model_digest"]
+    page = file_of(manifest, "report.html", workspace).read_text()
+    assert page.count("data:image/png;base64,") >= 3 * CONFIG.gallery_examples
+    assert "<script src" not in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_damaged_weights_are_named(ray: None, trained_world: Any, workspace: Workspace) -> None:
+    (part,) = trained_world.train.parts_of("trainables")
+    path = workspace.store.folder / "train" / "parts" / part.digest  # type: ignore[attr-defined]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=f"train/parts/{part.digest}"):
+        evaluated(trained_world, workspace)
+    assert find_output(workspace.store, request_of(trained_world)) is None
+
+
+def test_the_second_evaluation_answers_nothing(
+    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+) -> None:
+    first, reused = evaluated(trained_world, workspace)
+    assert not reused and sum(map(len, units_run)) == NUM_ANSWERED
+    units_run.clear()
+    stored = workspace.store.list("evaluate")
+    assert evaluated(trained_world, workspace) == (first, True)
+    assert units_run == [] and workspace.store.list("evaluate") == stored
+
+
+class StopsAfter(Silent):
+    """A person who interrupts after so many units."""
+
+    def __init__(self, num_units: int) -> None:
+        self.left = num_units
+
+    def advance(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_evaluation_commits_nothing_and_answers_only_the_rest(
+    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+) -> None:
+    undisturbed, _ = evaluated(trained_world, workspace)
+    all_units = list(units_run)
+    assert [len(unit) for unit in all_units] == [6, 6, 6, 2]
+    workspace.store.delete(undisturbed_key := request_of(trained_world).manifest_key)
+    units_run.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(trained_world, replace(workspace, progress=StopsAfter(2)))
+    assert not workspace.store.exists(undisturbed_key)
+    assert units_run == all_units[:2]
+    units_run.clear()
+    resumed, reused = evaluated(trained_world, workspace)
+    assert not reused
+    assert units_run == all_units[2:]
+    assert resumed.draft == undisturbed.draft
+    assert workspace.store.list("evaluate/journal") == []
+
+
+def test_fewer_test_images_are_the_first_by_id(
+    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+) -> None:
+    few = CONFIG.model_copy(update={"max_test_images": 3})
+    rows = rows_of(evaluated(trained_world, workspace, few)[0], workspace)
+    first = sorted({each.image_id for each in trained_world.test_examples})[:3]
+    assert sorted({row["image_id"] for row in rows}) == first
+    assert {row["control_image_id"] for row in rows} == set(first)
+
+
+def test_an_empty_test_split_is_told(units_run: list[list[Question]], trained_world: Any, workspace: Workspace) -> None:
+    images_only = trained_world.dataset.draft.model_copy(update={"parts": trained_world.dataset.parts_of("images")})
+    dataset = trained_world.dataset.model_copy(update={"draft": images_only})
+    with pytest.raises(DataError, match="the test split is empty; expected at least 2 images"):
+        evaluated(replace(trained_world, dataset=dataset), workspace)
