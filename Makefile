@@ -24,7 +24,7 @@ test: setup ## Fast tests first, then the engines, faults and deployments (up to
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
 
-bench: setup ## Measure what the README claims, and print the table
+bench: setup ## Measure prefix sharing against one sequence per caption, and print the table
 	@python tests/benchmarks/prefix_sharing.py
 
 clean: ## Remove everything the other targets made, var/ included

@@ -96,6 +96,7 @@ def launch(job: TrainJob, progress: Progress) -> None:
     outcome: list[BaseException | None] = []
     fitting = threading.Thread(target=lambda: outcome.append(_fit(job, relay)), name="ray-train", daemon=True)
     started = False
+    progress.start(LABEL, 0, "steps")  # how many there are, the ranks will say
     with _asked_to_stop() as asked:
         fitting.start()
         while fitting.is_alive():
@@ -112,8 +113,7 @@ def launch(job: TrainJob, progress: Progress) -> None:
                 shown = step
     failure = ray.get(relay.failure.remote())
     ray.kill(relay)
-    if started:
-        progress.finish(LABEL)
+    progress.finish(LABEL)
     if failure is not None:
         raise _error_of(*failure)
     if outcome and outcome[0] is not None:

@@ -235,4 +235,7 @@ def _open_tracker(job: TrainJob) -> TrainingRun | None:
         return None
     from infra.tracking import open_run
 
-    return open_run(job.tracking.uri, job.tracking.experiment, job.fingerprint, job.tracking.tags)
+    run = open_run(job.tracking.uri, job.tracking.experiment, job.fingerprint, job.tracking.tags)
+    sections = {"training": job.config.model_dump(mode="json"), "resources": job.resources.model_dump(mode="json")}
+    run.log_params({f"{name}.{key}": value for name, fields in sections.items() for key, value in fields.items()})
+    return run

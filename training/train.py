@@ -70,6 +70,7 @@ def train(
             uri=workspace.settings.mlflow, experiment=attempt.request.name, tags={"frostline.step": STEP}
         ),
     )
+    _write_job(job, workspace)
     if finished_checkpoint(workspace.store, job) is None:
         launch(job, workspace.progress)
     checkpoint = finished_checkpoint(workspace.store, job)
@@ -79,6 +80,13 @@ def train(
             "was found; expected one. Start again to resume from the newest."
         )
     return _export(checkpoint, job, attempt)
+
+
+def _write_job(job: TrainJob, workspace: Workspace) -> None:
+    """For torchrun. Without the tracking server, whose address may hold a password."""
+    path = workspace.cache.folder / "jobs" / f"{job.fingerprint}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(job.model_copy(update={"tracking": None}).model_dump_json(indent=1))
 
 
 def finished_checkpoint(store: Store, job: TrainJob) -> Checkpoint | None:

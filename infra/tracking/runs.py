@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.tracking.server import answers, open_client, sqlite_path
@@ -43,19 +42,16 @@ class TrainingRun:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """A parameter keeps its first value; where a resumed attempt differs, a tag `resumed.<name>` says so."""
+        from mlflow.entities import Param
+
         with answers(self._uri):
             known = self._client.get_run(self.run_id).data.params
-            for name, value in params.items():
-                told = str(value)[:MAX_PARAM_LENGTH]
-                if name not in known:
-                    self._client.log_param(self.run_id, name, told)
-                elif known[name] != told:
-                    self._client.set_tag(self.run_id, f"resumed.{name}", told)
-
-    def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file with the run, replacing one of the same name."""
-        with answers(self._uri):
-            self._client.log_artifact(self.run_id, str(path), folder)
+            told = {name: str(value)[:MAX_PARAM_LENGTH] for name, value in params.items()}
+            new = [Param(name, value) for name, value in told.items() if name not in known]
+            self._client.log_batch(self.run_id, params=new)
+            for name, value in told.items():
+                if known.get(name, value) != value:
+                    self._client.set_tag(self.run_id, f"resumed.{name}", value)
 
     def finish(self, status: str = "FINISHED") -> None:
         """`FINISHED`, `FAILED` or `KILLED`. A later `open_run` continues from any of them."""

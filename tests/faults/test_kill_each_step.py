@@ -71,6 +71,20 @@ def manifest(var: Path, step: str) -> Manifest:
     return Manifest.model_validate_json(path.read_bytes())
 
 
+def training_points(var: Path, fingerprint: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) by metric, of the one MLflow run of this training."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{var.absolute()}/mlflow/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.`frostline.fingerprint` = '{fingerprint}'")
+    assert run.info.status == "FINISHED"
+    return {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
+
+
 def test_killed_once_in_each_step_it_ends_with_the_same_rows_and_the_same_bytes(tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     expected = finish(undisturbed)
@@ -79,14 +93,25 @@ def test_killed_once_in_each_step_it_ends_with_the_same_rows_and_the_same_bytes(
     found = finish(killed)
 
     assert [step["rows"] for step in found["steps"]] == [step["rows"] for step in expected["steps"]]
-    for step in ("ingest", "base", "train"):
+    for step in ("ingest", "base", "featurize", "train"):
         ours = sorted((part.kind, part.name, part.digest) for part in manifest(killed, step).parts)
         theirs = sorted((part.kind, part.name, part.digest) for part in manifest(undisturbed, step).parts)
         assert ours == theirs, f"{step} made other bytes"
     assert manifest(killed, "featurize").counts["rows_out"] == 100
-    assert found["metrics"] == expected["metrics"]
+    assert (found["metrics"], found["control"]) == (expected["metrics"], expected["control"])
     assert found["model"]["digest"] == expected["model"]["digest"]
     assert found["model"]["version"] == "1"
     assert found["model"]["aliases"] == ["champion"]
     assert manifest(killed, "train").facts["resumed_from"], "the training started over"
     assert len(list((killed / "store" / "register" / "ledger").rglob("*.json"))) == 1
+
+    trained = manifest(killed, "train")
+    points = training_points(killed, trained.fingerprint)
+    for name, curve in points.items():
+        steps = [step for step, _ in curve]
+        assert len(steps) == len(set(steps)), f"{name} has two points at one step"
+    undisturbed_points = training_points(undisturbed, trained.fingerprint)
+    assert {"loss", "val_loss", "grad_norm", "learning_rate"} <= points.keys() == undisturbed_points.keys()
+    for name in ("loss", "val_loss", "grad_norm", "learning_rate"):
+        assert points[name] == undisturbed_points[name], f"{name} differs from an undisturbed training's"
+    assert points["loss"][-1][0] == trained.counts["global_steps"]

@@ -81,14 +81,6 @@ def test_a_resumed_run_continues_without_doubled_points(database: str) -> None:
     assert run.data.tags["resumed.ranks"] == "2"
 
 
-def test_artifacts_on_sqlite_lie_beside_the_database(database: str, tmp_path: Path) -> None:
-    run = open_run(database, "places", FINGERPRINT, {})
-    (tmp_path / "note.txt").write_text("note")
-    run.log_file(tmp_path / "note.txt")
-    var = Path(database.removeprefix("sqlite:///")).parent
-    assert (var / "artifacts" / run.run_id / "artifacts" / "note.txt").read_text() == "note"
-
-
 @pytest.mark.parametrize("place", ["database", pytest.param("server", marks=pytest.mark.slow)])
 def test_registering_twice_gives_the_same_version(
     place: str, model_folder: Path, request: pytest.FixtureRequest

@@ -103,7 +103,7 @@ def _trained(store: Store, config: TrainConfig, language_model_dir: Path, folder
     trainables = upload_part(store, "train", folder / "trainables", "trainables", len(state))
     (folder / "history").write_bytes(canonical_json({"loss": [[1, 2.0], [2, 1.0]]}))
     history = upload_part(store, "train", folder / "history", "history", 2)
-    facts = {"config": config.model_dump(mode="json")}
+    facts = {"config": config.model_dump(mode="json"), "validation_curve": [[2, 1.5]]}
     return _manifest("train", [trainables, history], {"model_digest": "b" * 64}, facts)
 
 

@@ -35,7 +35,7 @@ NUM_ANSWERED = 20
 def workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Units of six questions, so that there are four."""
     monkeypatch.setattr(step, "QUESTIONS_PER_UNIT", 6)
-    actors = ActorResources(num_actors=1, batch_size=4, max_restarts=0)
+    actors = ActorResources(num_actors=1, rows_per_batch=4, max_restarts=0)
     return replace(workspace, profile=workspace.profile.model_copy(update={"evaluate": actors}))
 
 
@@ -123,7 +123,7 @@ def test_every_test_example_is_answered_with_its_image_and_with_another_and_scor
     assert {(each["name"], each["value"]) for each in report["slices"]} == {
         ("task", "caption"), ("task", "vqa"), ("parity", "odd"), ("parity", "even"),
     }  # fmt: skip
-    assert report["curves"] == {"loss": [[1, 2.0], [2, 1.0]]}
+    assert report["curves"] == {"loss": [[1, 2.0], [2, 1.0]], "val_loss": [[2, 1.5]]}
     assert report["dataset"] == {"images": 13}
     assert manifest.identity["model_digest"] == trained_world.train.identity["model_digest"]
     page = file_of(manifest, "report.html", workspace).read_text()

@@ -1,24 +1,31 @@
 """One rank in this process, under DeepSpeed on a single-process group."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from infra.errors import DataError, Interrupted
+from infra.errors import DataError, IntegrityError, Interrupted
 from infra.outputs import Attempt
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.store import open_store
 from infra.workspace import Workspace
+from training import loop
 from training.checkpoints import Checkpoint, CheckpointFolder
 from training.config import TrainConfig
+from training.data import GlobalBatch
 from training.job import TrainJob, checkpoint_prefix
-from training.loop import learning_rate_at, run_rank
+from training.language_model import frozen_digest, load_language_model
+from training.loop import TrainLoop, learning_rate_at, run_rank
+from training.prefix_model import PrefixModel, build_prefix_model
+from training.setup import Prepared, prepare
 from training.train import train, train_request
 
 
@@ -85,12 +92,67 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert final(stopped).state["resumed_from"] == [6]
 
 
-def test_training_learns_and_leaves_the_language_model_alone(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
+def bytes_digest(module: torch.nn.Module) -> str:
+    """sha256 over all parameters and buffers, written here and not taken from the product."""
+    hasher = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        hasher.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def models_prepared(monkeypatch: pytest.MonkeyPatch) -> list[PrefixModel]:
+    """The models that ranks in this process train, as soon as they have them."""
+    models: list[PrefixModel] = []
+
+    def kept(*arguments: Any) -> Prepared:
+        prepared = prepare(*arguments)
+        models.append(prepared.model)
+        return prepared
+
+    monkeypatch.setattr(loop, "prepare", kept)
+    return models
+
+
+def test_training_learns_and_leaves_the_language_model_alone(
+    tmp_path: Path, make_job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = make_job(tmp_path, {"epochs": 30, "learning_rate": 2e-2}, {"zero_stage": 1})
+    fresh = load_language_model(job.language_model_dir, torch.float32)
+    before = build_prefix_model(
+        job.config, fresh, job.features.facts["num_patches"], job.features.facts["vision_width"]
+    )
+    models = models_prepared(monkeypatch)
     run_rank(job, Recorder())
     losses = [value for _, value in final(job).state["history"]["curves"]["loss"]]
     assert losses[-1] < 0.7 * losses[0]
-    assert len(final(job).state["finished"]["frozen_digest"]) == 64
+    (after,) = models
+    assert bytes_digest(after.lm) == bytes_digest(before.lm), "the language model that was trained through"
+    assert final(job).state["finished"]["frozen_digest"] == frozen_digest(before)
+    trained, at_first = final(job).tensors["trainables"], before.trainable_state()
+    assert trained.keys() == at_first.keys()
+    assert all(not torch.equal(value, at_first[name]) for name, value in trained.items() if value.ndim > 1)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_frozen_parameter_that_changes_in_training_ends_it_without_a_result(
+    stage: int, tmp_path: Path, make_job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One number of the language model, once, half way: as a flipped bit of memory would be."""
+    job = make_job(tmp_path, {"learning_rate": 1e-3}, {"zero_stage": stage})
+    train_step = TrainLoop._train_step
+
+    def disturbed(self: TrainLoop, batch: GlobalBatch) -> Any:
+        if self.step == 5:
+            weight: Any = self.engine.model.lm.get_input_embeddings().weight
+            with torch.no_grad():
+                getattr(weight, "ds_tensor", weight).reshape(-1)[3] += 1e-3
+        return train_step(self, batch)
+
+    monkeypatch.setattr(TrainLoop, "_train_step", disturbed)
+    with pytest.raises(IntegrityError, match="the frozen parameters have digest .* after training; expected"):
+        run_rank(job, Recorder())
+    newest, _ = checkpoints_of(job).newest()
+    assert newest is not None and not newest.state["finished"]
 
 
 def test_a_loss_that_is_not_finite_names_the_examples(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
