@@ -282,3 +282,19 @@ def test_real_photos_through_a_real_tower(
     features = encode(dataset, folder, workspace)
     assert features.counts == {"rows_out": 6, "encoded": 6, "reused": 0}
     assert_features_are_those_of_each_image_alone(features, dataset, folder, workspace)
+
+
+def test_another_version_of_the_encoding_shares_nothing(
+    units_run: list[int],
+    dataset_of: Callable[..., Manifest],
+    vit_dir: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = dataset_of(5)
+    first = encode(dataset, vit_dir, workspace)
+    for module in ("tower", "featurize"):
+        monkeypatch.setattr(f"data_prep.{module}.ENCODE_VERSION", 2)
+    second = encode(dataset, vit_dir, workspace)
+    assert second.counts["encoded"] == 5
+    assert second.identity["encoder_key"] != first.identity["encoder_key"]

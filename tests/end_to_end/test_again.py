@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from infra.outputs import Manifest
+from infra.store import LocalStore
+from training.ledger import head
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = str(REPOSITORY / "tests" / "recipes" / "tiny.yaml")
 FROSTLINE = str(Path(sys.executable).parent / "frostline")
@@ -32,6 +36,14 @@ def frostline(var: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def outputs(var: Path, step: str) -> list[Manifest]:
+    """All committed outputs of a step, the newest last."""
+    paths = (var / "store" / step).glob("*/manifest.json")
+    return sorted(
+        (Manifest.model_validate_json(path.read_bytes()) for path in paths), key=lambda each: each.record.created_at
+    )
+
+
 def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
 
@@ -43,6 +55,27 @@ def test_the_second_run_reuses_every_step_writes_nothing_and_starts_no_engine(va
     assert everything_in(var) == before
     plan = frostline(var, "plan", TINY, "--json")
     assert {step["action"] for step in plan["steps"]} == {"reuse"}
+
+
+def test_a_run_until_a_step_ends_there(var: Path) -> None:
+    """Under another learning rate the training, which comes next, would run."""
+    before = everything_in(var / "store")
+    ran = frostline(var, "run", TINY, "--json", "--set", "training.learning_rate=0.003", "--until", "featurize")
+    assert [(step["name"], step["reused"]) for step in ran["steps"]] == [
+        ("ingest", True), ("base", True), ("featurize", True),
+    ]  # fmt: skip
+    assert ran["model"] is None
+    assert everything_in(var / "store") == before
+
+
+def test_a_forced_step_is_made_anew_and_the_rest_is_reused(var: Path) -> None:
+    (before,) = outputs(var, "evaluate")
+    ran = frostline(var, "run", TINY, "--json", "--force", "evaluate")
+    assert {step["name"] for step in ran["steps"] if not step["reused"]} == {"evaluate"}
+    (after,) = outputs(var, "evaluate")
+    assert after.record.created_at > before.record.created_at
+    assert (after.fingerprint, after.draft) == (before.fingerprint, before.draft)
+    assert (ran["model"]["version"], ran["model"]["aliases"]) == ("1", ["champion"])
 
 
 def test_everything_committed_verifies_and_one_flipped_bit_is_named(var: Path) -> None:
@@ -93,3 +126,27 @@ def test_the_registered_model_answers_on_the_command_line(var: Path) -> None:
     assert set(caption) == {"image", "caption"}
     answer = frostline(var, "ask", "models:/tiny@champion", str(picture), "how many digits are there?", "--json")
     assert set(answer) == {"image", "question", "answer"}
+
+
+def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_compared(var: Path) -> None:
+    """Through its own tower and language model: more images make other base models too."""
+    champion = head(LocalStore(var / "store"), "tiny")
+    assert champion is not None
+    before = {each.fingerprint for each in outputs(var, "evaluate")}
+    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=140")
+    assert not any(step["reused"] for step in ran["steps"])
+
+    test_digest = outputs(var, "ingest")[-1].identity["test_digest"]
+    new = {each.inputs["model_digest"]: each for each in outputs(var, "evaluate") if each.fingerprint not in before}
+    assert new.keys() == {champion.model_digest, ran["model"]["digest"]}
+    ours, theirs = new[ran["model"]["digest"]], new[champion.model_digest]
+    assert ours.inputs["test_digest"] == theirs.inputs["test_digest"] == test_digest
+    assert ours.num_rows == theirs.num_rows
+    assert ours.inputs["encoder_key"] != theirs.inputs["encoder_key"]
+    assert theirs.inputs["encoder_key"] in {each.inputs["encoder_key"] for each in outputs(var, "evaluate")[:1]}
+
+    decision = outputs(var, "register")[-1]
+    assert decision.inputs["champion_digest"] == champion.model_digest
+    scores = ours.facts["metrics"]["vqa_accuracy"], theirs.facts["metrics"]["vqa_accuracy"]
+    told = f"vqa_accuracy is {scores[0]:.4f} against the champion's {scores[1]:.4f}"
+    assert any(reason.startswith(told) for reason in decision.facts["promotion"]["reasons"])

@@ -146,3 +146,8 @@ def test_status_of_an_empty_store_says_how_to_start(tmp_path: Path) -> None:
     done = frostline(tmp_path, "status")
     assert done.returncode == 0
     assert "frostline run quickstart" in done.stdout
+
+
+def test_a_metric_that_does_not_exist_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    told = refused(tmp_path, "plan", TINY, "--set", "promotion.primary_metric=cidr")
+    assert "promotion.primary_metric is 'cidr'" in told

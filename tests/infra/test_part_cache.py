@@ -109,3 +109,29 @@ def test_verify_names_a_torn_manifest_and_goes_on(store: LocalStore, manifest: M
 def test_an_empty_store_is_whole(store: LocalStore) -> None:
     report = verify_store(store)
     assert (report.num_outputs, report.num_parts, report.damaged) == (0, 0, [])
+
+
+def test_one_cache_keeps_equal_requests_of_two_stores_apart(tmp_path: Path) -> None:
+    """Threads and device are in no fingerprint: equal requests may have other bytes in another store."""
+    folders = []
+    for name in ("one", "two"):
+        store = LocalStore(tmp_path / name)
+        path = tmp_path / f"{name}.txt"
+        path.write_text(name)
+        request = OutputRequest("base", 1, "demo", {}, {})
+
+        def produce(attempt: Attempt, path: Path = path) -> Draft:
+            return Draft(parts=[attempt.add_part(path, "file", 0, name="tower/weights")], identity={})
+
+        manifest, _ = ensure_output(store, request, produce, {})
+        folders.append(PartCache(store, tmp_path / "cache").folder_of(manifest, "tower"))
+    assert [(folder / "weights").read_text() for folder in folders] == ["one", "two"]
+
+
+def test_verify_names_an_altered_manifest(store: LocalStore, manifest: Manifest) -> None:
+    key = f"{manifest.step}/{manifest.fingerprint}/manifest.json"
+    data = (store.read(key) or b"").replace(b'"num_rows": ', b'"num_rows": 1')
+    store.write(key, data)
+    (damaged,) = verify_store(store).damaged
+    assert key in damaged
+    assert "it states" in damaged

@@ -196,3 +196,10 @@ def test_probe_refuses_a_store_that_looks_and_then_writes(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         probe(ExistsThenWrite(tmp_path / "store"))
     assert "of 16 racers" in one_sentence(caught.value)
+
+
+def test_probes_at_the_same_time_accept_a_good_store(store: LocalStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda _: probe(store), range(24)):
+            pass
+    assert store.list("") == []

@@ -149,7 +149,7 @@ def test_a_frozen_parameter_that_changes_in_training_ends_it_without_a_result(
         return train_step(self, batch)
 
     monkeypatch.setattr(TrainLoop, "_train_step", disturbed)
-    with pytest.raises(IntegrityError, match="the frozen parameters have digest .* after training; expected"):
+    with pytest.raises(IntegrityError, match=r"the frozen parameters have digest .* after training; expected"):
         run_rank(job, Recorder())
     newest, _ = checkpoints_of(job).newest()
     assert newest is not None and not newest.state["finished"]
