@@ -74,7 +74,7 @@ def test_a_forced_step_is_made_anew_and_the_rest_is_reused(var: Path) -> None:
     assert {step["name"] for step in ran["steps"] if not step["reused"]} == {"evaluate"}
     (after,) = outputs(var, "evaluate")
     assert after.record.created_at > before.record.created_at
-    assert (after.fingerprint, after.draft) == (before.fingerprint, before.draft)
+    assert (after.fingerprint, after.identity, after.facts) == (before.fingerprint, before.identity, before.facts)
     assert (ran["model"]["version"], ran["model"]["aliases"]) == ("1", ["champion"])
 
 
