@@ -53,7 +53,7 @@ def images_by_id(dataset: Manifest, image_ids: set[str], cache: PartCache) -> di
     import pyarrow.parquet as pq
 
     found: dict[str, bytes] = {}
-    for part in dataset.parts_of("images"):
+    for part in dataset.parts_of("images") if image_ids else []:
         wanted = [("image_id", "in", sorted(image_ids - set(found)))]
         table = pq.read_table(cache.path("ingest", part), columns=["image_id", "bytes"], filters=wanted)
         found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))

@@ -56,8 +56,15 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     train_config = TrainConfig.model_validate(inputs.train.facts["config"])
     control = swapped([example.image_id for example in examples], config.control_seed)
     questions = questions_of(examples, train_config, control)
+    if not questions:
+        raise DataError(
+            f"the test split has {len(examples)} examples and none of a task that was trained; expected "
+            f"{', '.join(sorted(train_config.prompts))}. Add such examples to the test split, or a prompt for its tasks."
+        )
     answers = _answer(questions, config, inputs, attempt, workspace)
-    examples = [example for example in examples if example.example_id in answers]
+    asked = {question.example_id for question in questions}
+    assert asked <= set(answers), "every question has an answer"
+    examples = [example for example in examples if example.example_id in asked]
     metrics, scores = score(examples, {name: answer.prediction for name, answer in answers.items()})
     control_metrics, control_scores = score(
         examples, {name: answer.control_prediction for name, answer in answers.items()}
@@ -120,7 +127,7 @@ def _answer(
     answers: dict[str, Answer] = {}
     units: dict[str, list[Question]] = {}
     for start in range(0, len(questions), QUESTIONS_PER_UNIT):
-        unit = f"questions-{start:07d}"
+        unit = f"questions-{QUESTIONS_PER_UNIT}-{start:07d}"
         noted = attempt.noted(unit)
         if noted is None:
             units[unit] = list(questions[start : start + QUESTIONS_PER_UNIT])

@@ -200,3 +200,20 @@ def test_an_empty_test_split_is_told(units_run: list[list[Question]], trained_wo
     dataset = trained_world.dataset.model_copy(update={"draft": images_only})
     with pytest.raises(DataError, match="the test split is empty; expected at least 2 images"):
         evaluated(replace(trained_world, dataset=dataset), workspace)
+
+
+def test_a_test_split_of_untrained_tasks_only_is_told(
+    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+) -> None:
+    trained_on = {**trained_world.train.facts["config"], "prompts": {"retrieval": "find:"}, "task_weights": {}}
+    draft = trained_world.train.draft.model_copy(update={"facts": {**trained_world.train.facts, "config": trained_on}})
+    train = trained_world.train.model_copy(update={"draft": draft})
+    with pytest.raises(DataError):
+        evaluated(replace(trained_world, train=train), workspace)
+
+
+def test_a_report_may_be_without_pictures(
+    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+) -> None:
+    manifest, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update={"gallery_examples": 0}))
+    assert "data:image" not in file_of(manifest, "report.html", workspace).read_text()
