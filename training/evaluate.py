@@ -59,7 +59,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     if not questions:
         raise DataError(
             f"the test split has {len(examples)} examples and none of a task that was trained; expected "
-            f"{', '.join(sorted(train_config.prompts))}. Add such examples to the test split, or a prompt for its tasks."
+            f"{', '.join(sorted(train_config.prompts))}. Add such examples to the test split, or a prompt for its task."
         )
     answers = _answer(questions, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}
