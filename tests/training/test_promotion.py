@@ -79,9 +79,9 @@ def test_a_score_that_is_no_number_never_passes(value: float) -> None:
 
 def test_a_metric_that_was_not_measured_is_named() -> None:
     rule = PromotionRule(
-        primary_metric="bleu", minimum_gain=0, control_margins={"rouge": ControlMargin(minimum_ratio=2)}
+        primary_metric="bleu_4", minimum_gain=0, control_margins={"rouge_l": ControlMargin(minimum_ratio=2)}
     )
-    with pytest.raises(ConfigError, match="'rouge' was not found in the metrics; expected one of cider_d, vqa_acc"):
+    with pytest.raises(ConfigError, match="'rouge_l' was not found in the metrics; expected one of cider_d, vqa_acc"):
         decide_promotion(None, scores("a", 0.8), rule)
 
 
@@ -89,14 +89,14 @@ def test_a_metric_that_was_not_measured_is_named() -> None:
     "wrong",
     [
         {"control_margins": {}},
-        {"control_margins": {"a": {}}},
+        {"control_margins": {"rouge_l": {}}},
         {"minimum_gain": -1},
         {"minimum_gian": 1},
-        {"control_margins": {"a": {"minimum_ratio": 0.5}}},
+        {"control_margins": {"rouge_l": {"minimum_ratio": 0.5}}},
     ],
 )
 def test_a_rule_that_cannot_hold_is_refused(wrong: dict[str, Any]) -> None:
-    right = {"primary_metric": "a", "minimum_gain": 0, "control_margins": {"a": {"minimum_ratio": 2}}}
+    right = {"primary_metric": "rouge_l", "minimum_gain": 0, "control_margins": {"rouge_l": {"minimum_ratio": 2}}}
     PromotionRule.model_validate(right)
     with pytest.raises(ValidationError):
         PromotionRule.model_validate(right | wrong)
