@@ -1,12 +1,16 @@
 """The `frostline` command. Heavy imports are inside the commands, so that --help answers at once."""
 
+import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from infra.errors import FrostlineError
+from infra.errors import FrostlineError, Interrupted
+
+MAX_CAUSES = 50
 
 app = typer.Typer(
     name="frostline",
@@ -124,35 +128,42 @@ def main() -> None:
     """Entry point: one sentence per error; a traceback only with --debug."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    person = os.fdopen(os.dup(2), "w")  # a run sends the process's own streams to its log
     try:
         code = app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
     except Exception as error:
-        sys.exit(_told(error, debug))
+        if debug:
+            traceback.print_exception(error, file=person)
+        sentence, code = _told(_origin(error))
+        print(f"frostline: {sentence}", file=person, flush=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _told(error: Any, debug: bool) -> int:
-    """Print what a person needs of the error and return the exit code."""
-    if debug:
-        import traceback
+def _origin(error: BaseException) -> BaseException:
+    """What the user asked for, where an engine stumbled over it: Ctrl-C reaches the engines' servers too."""
+    link: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if isinstance(link, Interrupted | KeyboardInterrupt):
+            return link
+        if link is None:
+            break
+        link = link.__cause__ or link.__context__
+    return error
 
-        traceback.print_exception(error)
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """(sentence, exit code)."""
     if isinstance(error, FrostlineError):
-        print(f"frostline: {error}", file=sys.stderr)
-        return error.exit_code
-    if isinstance(error, typer.Abort):
-        print("frostline: stopped. Start again to go on from there.", file=sys.stderr)
-        return 130
+        return str(error), error.exit_code
+    if isinstance(error, typer.Abort | KeyboardInterrupt):
+        return "stopped. Start again to go on from there.", 130
     if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
-        print(f"frostline: {error.format_message()} Try frostline --help.", file=sys.stderr)
-        return 2
+        return f"{error.format_message().rstrip('.')}. Try frostline --help.", 2
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-    print(
-        f"frostline: {type(error).__name__}: {reason}. This is a fault of Frostline or of an engine; "
-        "start again with --debug for the traceback; work done so far is kept.",
-        file=sys.stderr,
-    )
-    return 1
+    return (
+        f"{type(error).__name__}: {reason}. This is a fault of Frostline or of an engine; "
+        "start again with --debug for the traceback; work done so far is kept."
+    ), 1
 
 
 if __name__ == "__main__":

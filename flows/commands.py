@@ -49,7 +49,7 @@ def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json:
         _finish(Console(), summary, dict(outputs), reading, as_json, log=None)
         return
     log = new_log_file(reading.settings.logs)
-    with engines_to(log) as (output, error):
+    with engines_to(log, for_good=True) as (output, error):
         terminal = Console(file=error)
         bars = Bars(terminal)
         terminal.print(plan_table(planned))

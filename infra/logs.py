@@ -16,10 +16,11 @@ def new_log_file(folder: Path) -> Path:
 
 
 @contextmanager
-def engines_to(path: Path) -> Iterator[tuple[TextIO, TextIO]]:
+def engines_to(path: Path, for_good: bool = False) -> Iterator[tuple[TextIO, TextIO]]:
     """Send everything written to the process's standard output and error to `path`, C libraries and children included.
 
-    Gives (output, error): streams that still reach the person."""
+    Gives (output, error): streams that still reach the person. With `for_good` nothing is turned back at the end, for
+    a process that ends then: engines go on talking until it does."""
     sys.stdout.flush()
     sys.stderr.flush()
     output = os.fdopen(os.dup(1), "w", buffering=1)
@@ -36,5 +37,6 @@ def engines_to(path: Path) -> Iterator[tuple[TextIO, TextIO]]:
         logging.disable(logging.WARNING)  # engines say goodbye when the process ends
         sys.stdout.flush()
         sys.stderr.flush()
-        os.dup2(output.fileno(), 1)
-        os.dup2(error.fileno(), 2)
+        if not for_good:
+            os.dup2(output.fileno(), 1)
+            os.dup2(error.fileno(), 2)
