@@ -19,7 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Retrain vision-language models on a schedule: ingest → featurize → train → evaluate → register.",
-    epilog="Start with:  [bold]frostline run quickstart[/]   then   [bold]frostline status[/]",
+    epilog="Start with:  [bold]frostline run quickstart[/]   then   [bold]frostline status[/].   "
+    "[bold]--debug[/] anywhere shows the traceback of an error.",
 )
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe (quickstart) or the path of a YAML file.")]
@@ -157,6 +158,8 @@ def _told(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         return "stopped. Start again to go on from there.", 130
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help was shown
+        return "name a command.", 2
     if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
         return f"{error.format_message().rstrip('.')}. Try frostline --help.", 2
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"

@@ -21,6 +21,7 @@ from infra.logs import engines_to, new_log_file
 from infra.outputs import Manifest
 from infra.progress import Progress, Silent
 from infra.workspace import Workspace
+from infra.yaml_config import suggestion
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _finish(
     if as_json:
         print(summary.model_dump_json(indent=2), file=console.file)
         return
-    show_summary(console, summary, outputs.get("register"), _hints(summary, outputs, workspace, log))
+    show_summary(console, summary, outputs, _hints(summary, outputs, workspace, log))
 
 
 def _hints(
@@ -112,7 +113,9 @@ def _check_steps(names: Sequence[str]) -> None:
     known = [step.name for step in STEPS]
     for name in names:
         if name not in known:
-            raise ConfigError(f"step {name!r} was found; expected one of {', '.join(known)}.")
+            raise ConfigError(
+                f"there is no step {name!r}; expected one of {', '.join(known)}.{suggestion(name, known)}"
+            )
 
 
 def plan_command(asked: Asked, as_json: bool) -> None:
@@ -143,6 +146,11 @@ def verify_command(store: str | None, as_json: bool) -> None:
 
     workspace = open_workspace("laptop", Silent(), store, writable=False)
     report = verify_store(workspace.store)
+    if not report.num_outputs:
+        raise ConfigError(
+            f"{workspace.store.uri}: no output was found; expected a store that something was committed to. "
+            "Check --store, or start with `frostline run quickstart`."
+        )
     if as_json:
         print(json.dumps({"num_outputs": report.num_outputs, "num_parts": report.num_parts, "damaged": report.damaged}))
     else:

@@ -1,6 +1,7 @@
 """The `retrain` flow: all steps of a recipe, each a task that reuses or makes its output."""
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 from prefect import Task, flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -126,6 +128,16 @@ def publish(summary: RunSummary, outputs: Mapping[str, Manifest]) -> None:
         create_markdown_artifact(text, key="frostline-decision", description="Promotion decision with its reasons")
 
 
+def _start_server() -> None:
+    """Start Prefect's own server, where no shared one is configured, deaf to SIGINT: Ctrl-C at a terminal reaches
+    every process of the group, and a run needs its server to stop in order. The blocked signal is inherited."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def in_flow(
     recipe: Recipe, workspace: Workspace, until: str | None, forced: frozenset[str]
 ) -> tuple[RunSummary, dict[str, Manifest]]:
@@ -135,5 +147,6 @@ def in_flow(
     def retrain_here() -> Any:
         return run_recipe(recipe, workspace, until, forced)
 
+    _start_server()
     found: Any = retrain_here()
     return cast(tuple[RunSummary, dict[str, Manifest]], found)

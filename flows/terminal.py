@@ -1,6 +1,7 @@
 """The person at the terminal: progress bars with rates and time left, tables, one-sentence errors."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,13 +20,17 @@ from flows.plan import Plan
 from flows.summary import RunSummary
 from infra.outputs import Manifest
 
+TELL_EVERY_SECONDS = 30
+
 
 class Bars:
-    """Progress as rich bars. Where the output is no terminal, a line at the start and at the end of each label."""
+    """Progress as rich bars. Where the output is no terminal: a line at the start, at the end and now and then."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._tasks: dict[str, TaskID] = {}
+        self._done_before: dict[str, int] = {}
+        self._told_at: dict[str, float] = {}
         self._bars = Progress(
             TextColumn("{task.description:>12}"),
             BarColumn(bar_width=30),
@@ -49,13 +54,17 @@ class Bars:
             yield
 
     def start(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        restarted = set(self._tasks)
         if label in self._tasks:
             self._bars.remove_task(self._tasks.pop(label))
         self._tasks[label] = self._bars.add_task(
             label, total=total or None, completed=done, unit=unit, rate="", note=""
         )
+        self._done_before[label], self._told_at[label] = done, time.monotonic()
         if done:
-            self.console.print(f"  {label}: {done} {unit} are there from an earlier attempt")
+            self.console.print(f"  {label}: {done:,} {unit} are there from an earlier attempt")
+        elif not self.console.is_terminal and label not in restarted:
+            self.console.print(f"  {label}: started" + (f", {total:,} {unit}" if total else ""))
 
     def advance(self, label: str, amount: int = 1, note: str = "") -> None:
         task = self._tasks[label]
@@ -63,12 +72,17 @@ class Bars:
         rate = f"{speed:,.1f}/s" if speed else ""
         changed = {"note": note} if note else {}
         self._bars.update(task, advance=amount, rate=rate, **changed)  # type: ignore[arg-type]
+        if not self.console.is_terminal and time.monotonic() - self._told_at[label] >= TELL_EVERY_SECONDS:
+            self._told_at[label] = time.monotonic()
+            shown = next(t for t in self._bars.tasks if t.id == task)
+            of = f" of {shown.total:,.0f}" if shown.total else ""
+            self.console.print(f"  {label}: {shown.completed:,.0f}{of} {shown.fields['unit']} {rate} {note}".rstrip())
 
     def finish(self, label: str) -> None:
         task = self._tasks.pop(label)
         shown = next(t for t in self._bars.tasks if t.id == task)
         seconds = shown.elapsed or 0.0
-        told = f"{shown.completed:,.0f} {shown.fields['unit']}"
+        told = f"{shown.completed - self._done_before[label]:,.0f} {shown.fields['unit']}"
         self.console.print(
             f"  {label}: {told} in {seconds:.1f} s" + (f" ({shown.fields['note']})" if shown.fields["note"] else "")
         )
@@ -99,11 +113,24 @@ def metrics_table(summary: RunSummary) -> Table:
     return table
 
 
+def quarantine_line(ingest: Manifest | None) -> str | None:
+    """How many rows were set aside and why, or None where all were good."""
+    if ingest is None or not ingest.counts["quarantined"]:
+        return None
+    reasons = ingest.facts["statistics"]["quarantined_by_reason"]
+    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    places = ", ".join(f"ingest/parts/{part.digest}" for part in ingest.parts_of("quarantine"))
+    return f"{ingest.counts['quarantined']} of {ingest.counts['rows_in']} rows quarantined: {told}; rows in {places}"
+
+
 def show_summary(
-    console: Console, summary: RunSummary, register: Manifest | None, hints: list[tuple[str, str]]
+    console: Console, summary: RunSummary, outputs: Mapping[str, Manifest], hints: list[tuple[str, str]]
 ) -> None:
     console.print()
     console.print(steps_table(summary))
+    if (quarantined := quarantine_line(outputs.get("ingest"))) is not None:
+        console.print(f"\n{quarantined}", soft_wrap=True, highlight=False)
+    register = outputs.get("register")
     if summary.metrics:
         console.print()
         console.print(metrics_table(summary))
@@ -111,7 +138,7 @@ def show_summary(
         aliases = ", ".join(summary.model.aliases) or "no alias"
         console.print(f"\n[bold]{summary.model.name}[/] version {summary.model.version} ({aliases})")
     for reason in register.facts["promotion"]["reasons"] if register else []:
-        console.print(f"  - {reason}", highlight=False)
+        console.print(f"  - {reason}", highlight=False, soft_wrap=True)
     console.print("\n[bold]where to look next")
     for what, where in hints:
         console.print(f"  {what:<11} {where}", soft_wrap=True, highlight=False)

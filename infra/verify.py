@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.errors import IntegrityError
-from infra.outputs import Manifest, read_manifest
+from infra.outputs import Manifest, Part, read_manifest
 from infra.part_cache import PartCache
 from infra.store import Store
 
@@ -16,7 +16,7 @@ class StoreReport:
     num_outputs: int
     num_parts: int
     damaged: list[str]
-    """One sentence per missing or altered object."""
+    """One sentence per missing or altered object and manifest that lists it."""
 
 
 def manifests(store: Store) -> Iterator[tuple[str, Manifest | IntegrityError]]:
@@ -36,7 +36,7 @@ def manifests(store: Store) -> Iterator[tuple[str, Manifest | IntegrityError]]:
 def verify_store(store: Store) -> StoreReport:
     """Digest each committed part once, however many outputs share it."""
     damaged: list[str] = []
-    checked: set[tuple[str, str]] = set()
+    checked: dict[tuple[str, str], str | None] = {}
     num_outputs = 0
     with tempfile.TemporaryDirectory(prefix="frostline-verify-") as folder:
         cache = PartCache(store, Path(folder))
@@ -46,13 +46,20 @@ def verify_store(store: Store) -> StoreReport:
                 damaged.append(str(manifest))
                 continue
             for part in manifest.parts:
-                if (manifest.step, part.digest) in checked:
-                    continue
-                checked.add((manifest.step, part.digest))
-                target = Path(folder) / "part"
-                try:
-                    cache.fetch(manifest.step, part, target)
-                except IntegrityError as error:
-                    damaged.append(f"{key}: {error}")
-                target.unlink(missing_ok=True)
+                place = (manifest.step, part.digest)
+                if place not in checked:
+                    checked[place] = _problem(cache, manifest.step, part, Path(folder) / "part")
+                if checked[place] is not None:
+                    damaged.append(f"{key}: {checked[place]}")
     return StoreReport(num_outputs, len(checked), damaged)
+
+
+def _problem(cache: PartCache, step: str, part: Part, target: Path) -> str | None:
+    """What is wrong with a part, or None."""
+    try:
+        cache.fetch(step, part, target)
+    except IntegrityError as error:
+        return str(error)
+    finally:
+        target.unlink(missing_ok=True)
+    return None

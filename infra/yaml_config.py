@@ -1,7 +1,7 @@
 """YAML to strict pydantic classes, with errors a person can act on."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -74,16 +74,21 @@ def _position(place: list[Any], key: str, assignment: str) -> int:
     return int(key)
 
 
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """` Did you mean ...?` for a name that is nearly a known one, else nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def _told(model: type[BaseModel], error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt required key is also missing: what is there and wrong is told first.
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     places, _ = _walk(model, problem["loc"])
     path = ".".join(places)
     if problem["type"] == "extra_forbidden":
         _, classes = _walk(model, problem["loc"][:-1])
         known = sorted({name for found in classes for name in found.model_fields})
-        near = difflib.get_close_matches(places[-1], known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        return f"found the unknown key {path!r}; expected one of {', '.join(known)}.{hint}"
+        return f"found the unknown key {path!r}; expected one of {', '.join(known)}.{suggestion(places[-1], known)}"
     if problem["type"] == "missing":
         return f"the key {path!r} is missing; expected a value. Add it."
     return f"{path} is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}. Change this value."
