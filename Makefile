@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-run: setup ## Train, evaluate and register the quickstart model, end to end (about 15 minutes on 2 cores; seconds when done already)
+run: setup ## Train, evaluate and register the quickstart model, end to end (6 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
 test: setup ## Fast tests first, then the engines, faults and deployments (up to 15 minutes on 2 cores)

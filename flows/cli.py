@@ -11,6 +11,8 @@ import typer
 from infra.errors import FrostlineError, Interrupted
 
 MAX_CAUSES = 50
+STOPPED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
 
 app = typer.Typer(
     name="frostline",
@@ -132,7 +134,9 @@ def main() -> None:
     person = os.fdopen(os.dup(2), "w")  # a run sends the process's own streams to its log
     try:
         code = app(args=[argument for argument in arguments if argument != "--debug"], standalone_mode=False)
-    except Exception as error:
+        if code == STOPPED:  # typer's own answer to Ctrl-C
+            raise KeyboardInterrupt
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exception(error, file=person)
         sentence, code = _told(_origin(error))
@@ -157,7 +161,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, FrostlineError):
         return str(error), error.exit_code
     if isinstance(error, typer.Abort | KeyboardInterrupt):
-        return "stopped. Start again to go on from there.", 130
+        return "stopped. Start again to go on from there.", STOPPED
     if type(error).__name__ == "NoArgsIsHelpError":  # the help was shown
         return "name a command.", 2
     if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
