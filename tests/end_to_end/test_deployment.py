@@ -1,4 +1,4 @@
-"""A Prefect server, a process worker and an MLflow server on loopback; everything deployed from prefect.yaml."""
+"""Prefect server and worker, MLflow server and S3 on loopback; everything deployed from prefect.yaml."""
 
 import json
 import os
@@ -41,10 +41,23 @@ class Stack:
             return json.load(answer)
 
 
+def create_bucket(environment: dict[str, str]) -> None:
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=environment["AWS_DEFAULT_REGION"],
+    )
+    client.create_bucket(Bucket="frostline-test")
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    prefect_port, mlflow_port = free_port(), free_port()
+    prefect_port, mlflow_port, s3_port = free_port(), free_port(), free_port()
     environment = {
         **os.environ,
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -55,6 +68,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "FROSTLINE_VAR_DIR": str(folder / "var"),
+        "FROSTLINE_STORE_URI": "s3://frostline-test/team",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
     }
     database = f"sqlite:///{folder}/mlflow.db"
     artifacts = (folder / "artifacts").as_uri()
@@ -65,10 +83,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     prefect = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
     worker = [str(BIN / "prefect"), "worker", "start", "--pool", "local", "--type", "process"]
     found = Stack(environment, environment["PREFECT_API_URL"], environment["MLFLOW_TRACKING_URI"])
+    s3 = [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(s3_port)]
     with (
+        server(s3, environment, folder / "s3.log", f"{environment['AWS_ENDPOINT_URL']}/moto-api/"),
         server(prefect, environment, folder / "prefect.log", f"{found.prefect_api}/health"),
         server(mlflow, environment, folder / "mlflow.log", f"{found.mlflow_uri}/health"),
     ):
+        create_bucket(environment)
         assert found.prefect("work-pool", "create", "local", "--type", "process").returncode == 0
         deployed = found.prefect("deploy", "--all")
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
@@ -113,3 +134,36 @@ def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(
     artifacts = stack.ask("artifacts/filter", {})
     keys = {artifact["key"] for artifact in artifacts}
     assert {"frostline-steps", "frostline-metrics", "frostline-decision", "frostline-train"} <= keys
+
+
+FAILS_ONCE = """
+import sys
+from types import SimpleNamespace
+from prefect import flow
+from flows import retrain
+from infra import errors
+
+tries = []
+
+def run_step(*_):
+    tries.append(1)
+    if len(tries) == 1:
+        raise getattr(errors, sys.argv[1])("away for a moment")
+    return "made", False
+
+@flow
+def once():
+    task = retrain.step_task(SimpleNamespace(name="step"), None, None).with_options(retry_delay_seconds=0)
+    return task(return_state=True).name
+
+retrain.run_step = run_step
+once(return_state=True)
+print("tries", len(tries))
+"""
+
+
+@pytest.mark.parametrize(("fault", "tries"), [("PlatformError", 2), ("DataError", 1)])
+def test_only_what_may_pass_is_tried_again(stack: Stack, fault: str, tries: int) -> None:
+    command = [sys.executable, "-c", FAILS_ONCE, fault]
+    done = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().splitlines()[-1] == f"tries {tries}", done.stderr[-2000:]
