@@ -99,12 +99,6 @@ class CheckpointFolder:
         self.store.delete(self._key(step, MANIFEST))
         self.store.delete(f"{self.prefix}/{step:08d}")
 
-    def clear(self) -> None:
-        """Delete all of them."""
-        for step in self.steps():
-            self.delete(step)
-        self.store.delete(self.prefix)
-
     def _manifest(self, step: int) -> dict[str, str]:
         key = self._key(step, MANIFEST)
         try:
