@@ -1,23 +1,69 @@
-"""What a source gives: a listing that identifies its content, and numbered rows."""
+"""What a source gives: the files it lies in, and the rows of each file. Sources parse; they decode and decide nothing."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SourceOptions(BaseModel):
+    """What every kind of source can be given in a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str | None = None
+    """Stands in the `source` column, for slices of the evaluation. Default: the kind."""
+    weight: float = Field(default=1.0, gt=0)
+    """Of each of its examples, in the `weight` column."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file of a source: equal facts mean equal bytes, so a file whose facts are known is not read again."""
+
+    uri: str
+    """Where it is. Recognises it within a store's history; never part of a fingerprint or an output."""
+    name: str
+    """What it is called within its source. Part of the fingerprint."""
+    size_bytes: int
+    version: str
+    """Changes when the bytes do: a modification time, an etag, a commit, a digest of several files' facts."""
+
+
+class RowFault(Exception):  # noqa: N818 (a fact about a row)
+    """The row cannot be used, and goes to quarantine. A passing fault (a time-out, a server's error) is tried again."""
+
+    def __init__(self, reason: str, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.passing = passing
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image that can be read when it is needed. Equal `uri` and `version` mean equal bytes."""
+
+    uri: str
+    """Where it is, like `FileFacts.uri`; a member of an archive is `{archive}#{member}`."""
+    name: str
+    """What it is called within its source; told to people."""
+    version: str
+    """Of the file it lies in; `missing` where there is none."""
+    read: Callable[[], bytes]
+    """The source bytes. Raises RowFault, or OSError where there is no such file."""
+
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One annotated image of a source: an image with its captions, or a question with its answers."""
+    """One annotated image of a source: an image with its captions, a question with its answers, a label, numbers."""
 
     row: int
-    """Position in the source, from 0. Counted in `rows in`, whatever becomes of it."""
-    source: str
-    image: Callable[[], bytes]
-    """Reads the source bytes; raises OSError where there are none."""
-    image_uri: str
+    """Position in its file, from 0. Counted in `rows in`, whatever becomes of it."""
+    image: ImageRef
     task: str
-    prompt: str
-    targets: tuple[str, ...]
+    prompt: str = ""
+    targets: tuple[str, ...] = ()
     split: str | None = None
     """The source's own split, or None: then a digest of `split_group` decides."""
     split_group: str | None = None
@@ -30,18 +76,30 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that could not be read at all. It is counted and quarantined, like a row with a bad image."""
+    """A row that could not be parsed. It is counted and quarantined, like a row with a bad image."""
 
     row: int
-    source: str
-    uri: str
+    name: str
+    """Where it stands, as a person would look for it: `lines.jsonl:17`."""
     reason: str
     message: str
 
 
 class Source(Protocol):
-    def listing(self) -> list[dict[str, Any]]:
-        """Facts that change when the content does (name, size, modification time or digest). Cheap."""
+    """Opened from its configuration; opening and listing read no annotation and no image."""
 
-    def rows(self, start: int = 0) -> Iterator[SourceRow | BadRow]:
-        """Rows in a fixed order, from `start` on, skipping cheaply."""
+    def listing(self) -> list[FileFacts]:
+        """Every file, annotations and images: what the fingerprint covers. Raises ConfigError where one is missing."""
+
+    def files(self) -> list[FileFacts]:
+        """The files that hold rows, in a fixed order. Their `version` covers the images they refer to, so that rows
+        of a file with known facts need not be looked at."""
+
+    def rows(self, file: FileFacts) -> Iterator[SourceRow | BadRow]:
+        """Rows of one of `files()` in a fixed order, without reading images. Raises DataError where the file is not
+        of this kind at all."""
+
+
+def fingerprint_facts(files: list[FileFacts]) -> list[dict[str, Any]]:
+    """What of a listing decides rows: everything but where the files are."""
+    return [{"name": file.name, "size_bytes": file.size_bytes, "version": file.version} for file in files]
