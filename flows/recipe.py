@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_prep.ingest import PATH_FIELDS, IngestConfig
+from data_prep.ingest_config import IngestConfig
 from data_prep.pretrained import PretrainedRef
+from data_prep.sources import PATH_FIELDS
 from data_prep.tower import FeatureConfig
 from infra.errors import ConfigError
 from infra.yaml_config import parse, read_yaml, set_values
