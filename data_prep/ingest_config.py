@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_prep.images import Reencode
+from data_prep.reencode import Reencode
 from data_prep.sources import SourceConfig
 
 
