@@ -6,6 +6,7 @@ Rows are addressed by their position over all shards: first all `examples` rows 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -136,7 +137,8 @@ class KnownRows:
         claimed = [
             self._claimed_by_N[segment.offset : segment.offset + segment.num_rows] != NOBODY for segment in examples
         ]
-        return self._image_ids[concatenated(claimed, "bool")]
+        found: NDArray[np.bytes_] = self._image_ids[concatenated(claimed, "bool")]
+        return found
 
     def kept(self, shard: Shard, kind: str) -> NDArray[np.bool_]:
         """bool[rows]: which rows of this part somebody has claimed."""
@@ -153,7 +155,7 @@ class KnownRows:
             claimed = self._claimed_by_N[segment.offset : segment.offset + segment.num_rows]
             kept = claimed[claimed != NOBODY]
             edges = [0, *(np.flatnonzero(np.diff(kept)) + 1).tolist(), len(kept)]
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in itertools.pairwise(edges):
                 if stop > start:
                     name = renamed.get(segment.shard, segment.shard)
                     yield RowRange(self._files[kept[start]], name, segment.kind, start, stop)
