@@ -30,7 +30,11 @@ def newest(store: Store, step: str, name: str) -> dict[str, Any] | None:
 
 def append(store: Store, step: str, name: str, entry: Mapping[str, Any]) -> int:
     """Write the next free entry and return its number. Racing appends of equal entries are one entry."""
-    folder = folder_of(step, name)
+    return append_in(store, folder_of(step, name), entry)
+
+
+def append_in(store: Store, folder: str, entry: Mapping[str, Any]) -> int:
+    """`append` to the log in this folder."""
     last = newest_in(store, folder)
     number = last["number"] + 1 if last else 1
     while not create_in(store, folder, number, entry):
