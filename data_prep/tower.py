@@ -122,8 +122,8 @@ def _load_processor(folder: Path) -> Any:
     wide, high = (processor(images=Image.new("RGB", size))["pixel_values"][0].shape for size in ((64, 32), (32, 64)))
     if wide != high:
         raise ConfigError(
-            f"{folder}: the image processor makes {wide[1:]} px of a wide image and {high[1:]} px of a high one; expected "
-            "one size for all images, so that they make a batch. Set size or crop_size in its preprocessor_config.json."
+            f"{folder}: the image processor makes {wide[1:]} px of a wide image and {high[1:]} px of a high one; "
+            "expected one size for all images. Set size or crop_size in its preprocessor_config.json."
         )
     return processor
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stored_parts import store_images
 
@@ -118,6 +119,82 @@ def test_a_second_dataset_encodes_only_what_is_new(
     smaller = encode(dataset_of(6), vit_dir, workspace)
     assert smaller.counts == {"rows_out": 6, "encoded": 0, "reused": 6}
     assert units_run == []
+
+
+def test_the_same_images_in_another_dataset_are_settled_by_their_parts_without_reading_an_id(
+    units_run: list[int],
+    make_picture: Callable[[int], bytes],
+    dataset_of: Callable[..., Manifest],
+    vit_dir: Path,
+    workspace: Workspace,
+    tmp_path: Path,
+) -> None:
+    """Every index part is taken away; a reader of ids would name it."""
+    first = encode(dataset_of(10), vit_dir, workspace)
+    units_run.clear()
+    for part in [*dataset_of(10).parts_of("image_index"), *first.parts_of("feature_index")]:
+        step_name = "ingest" if part.kind == "image_index" else "featurize"
+        workspace.store.delete(f"{step_name}/parts/{part.digest}")
+    images = dataset_of(10)
+    renamed = images.draft.model_copy(update={"identity": {**images.identity, "dataset_digest": "d" * 64}})
+    other = images.model_copy(update={"draft": renamed})
+    nothing_cached = replace(workspace, cache=PartCache(workspace.store, tmp_path / "nothing cached"))
+    second = encode(other, vit_dir, nothing_cached)
+    assert second.fingerprint != first.fingerprint
+    assert second.counts == {"rows_out": 10, "encoded": 0, "reused": 10}
+    assert second.parts == first.parts
+    assert units_run == []
+
+
+def test_images_that_lie_in_other_shards_are_found_by_their_ids(
+    units_run: list[int],
+    make_picture: Callable[[int], bytes],
+    dataset_of: Callable[..., Manifest],
+    vit_dir: Path,
+    workspace: Workspace,
+) -> None:
+    encode(dataset_of(10), vit_dir, workspace)
+    units_run.clear()
+    pictures = [make_picture(number) for number in range(12)]
+    otherwise = store_images(workspace.store, [pictures[6:9], pictures[1:6], pictures[9:12]])
+    features = encode(otherwise, vit_dir, workspace)
+    assert features.counts == {"rows_out": 11, "encoded": 2, "reused": 9}
+    assert units_run == [2]
+    assert_features_are_those_of_each_image_alone(features, otherwise, vit_dir, workspace)
+
+
+def test_other_bytes_of_the_same_images_share_nothing(
+    units_run: list[int], make_picture: Callable[[int], bytes], vit_dir: Path, workspace: Workspace
+) -> None:
+    """The dataset re-encoded its images: their ids are still those of the source bytes."""
+    pictures = [[make_picture(0), make_picture(1)]]
+    first = encode(store_images(workspace.store, pictures), vit_dir, workspace)
+    second = encode(store_images(workspace.store, pictures, reencode_digest="e" * 64), vit_dir, workspace)
+    assert first.fingerprint != second.fingerprint
+    assert second.counts == {"rows_out": 2, "encoded": 2, "reused": 0}
+
+
+def test_views_lie_beside_their_image_and_are_the_same_from_scratch(
+    units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    config = FeatureConfig(pooling="mean", views=2, view_seed=5)
+    dataset = dataset_of(6)
+    features = encode(dataset, vit_dir, workspace, config=config)
+    assert features.counts == {"rows_out": 6, "encoded": 6, "reused": 0}
+    stored = FeatureStore(features, workspace.cache)
+    assert stored.views == ["original", "augmented-1", "augmented-2"]
+    ids = list(images_of(dataset, workspace))
+    plain = FeatureStore(encode(dataset, vit_dir, workspace, config=FeatureConfig(pooling="mean")), workspace.cache)
+    np.testing.assert_array_equal(stored.gather(ids), plain.gather(ids))
+    different = {stored.gather([image_id], view).tobytes() for image_id in ids for view in stored.views}
+    assert len(different) == 18
+    fresh = LocalStore(tmp_path / "fresh")
+    pictures = list(images_of(dataset, workspace).values())
+    other_shards = store_images(fresh, [pictures[::-1]])
+    scratch = replace(workspace, store=fresh, cache=PartCache(fresh, tmp_path / "c"))
+    again = FeatureStore(encode(other_shards, vit_dir, scratch, config=config), scratch.cache)
+    for view in stored.views:
+        np.testing.assert_array_equal(again.gather(ids, view), stored.gather(ids, view))
 
 
 def test_another_tower_shares_nothing(
