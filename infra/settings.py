@@ -40,6 +40,11 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.var_dir.absolute()}/mlflow/mlflow.db"
 
 
+def cache_on_this_node(otherwise: Path) -> Path:
+    """The cache of the machine an actor runs on: where its FROSTLINE_CACHE_DIR says, else where the driver's is."""
+    return (Settings().cache_dir or otherwise).absolute()
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
