@@ -130,8 +130,11 @@ class _ImageColumn:
             if row < stop:
                 break
             start = stop
-        field = parquet.schema_arrow.field(self._column)
-        column = f"{self._column}.bytes" if pa.types.is_struct(field.type) else self._column
+        kind, column = parquet.schema_arrow.field(self._column).type, self._column
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind, column = kind.field("bytes").type, f"{column}.bytes"
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise ValueError(f"{self._column} is of type {kind}")
         self._group = range(start, stop)
         self._batches = parquet.iter_batches(IMAGES_PER_BATCH, row_groups=[number], columns=[column])
         self._held = range(start, start)
@@ -141,8 +144,8 @@ def _open(file: FileFacts) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     try:
-        # Without buffer_size a row group's column is fetched whole, with all its images.
-        return pq.ParquetFile(open_place(file.uri).open(), buffer_size=2**20)
+        # Otherwise a row group's column is fetched whole, with all its images.
+        return pq.ParquetFile(open_place(file.uri).open(), buffer_size=2**20, pre_buffer=False)
     except FrostlineError:
         raise
     except (ValueError, OSError) as error:
