@@ -88,7 +88,8 @@ def inspect(data: bytes) -> ImageFacts:
         size = image.size
         drafted = image.draft("L", (_HASHED_PX, _HASHED_PX)) if _format_of(data) == "JPEG" else None
         image.load()
-        grey = image if image.mode == "L" and not image.has_transparency_data else to_rgb(image).convert("L")
+        plain = image.mode in ("L", "RGB") and not image.has_transparency_data
+        grey = (image if plain else to_rgb(image)).convert("L")
         turn = turn_of(image)
     if drafted is None:
         size = grey.size  # a TIFF is turned upright while it is loaded
