@@ -36,7 +36,7 @@ class WorkerProcess:
             "MALLOC_ARENA_MAX": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "data_prep.decode_worker", *arguments],
+            [sys.executable, "-P", "-m", "data_prep.decode_worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
