@@ -45,7 +45,7 @@ Outcome = Inspected | RowFault
 class DecodePool:
     """`num_processes` workers, started with the first image and stopped on exit, whatever happens in between.
 
-    max_memory_bytes: address space of a worker, of which Python and the libraries take 250 MB. max_seconds: of CPU time
+    max_memory_bytes: address space of a worker, of which Python and the libraries take 150 MB. max_seconds: of CPU time
     for one image. An image above either, or one that kills its worker, is a RowFault.
     """
 
@@ -162,6 +162,8 @@ class _Lane(threading.Thread):
                         task.outcomes.set_exception(error)
                 following = None
             sent = following
+        if self.worker is not None:
+            self.worker.stop()
 
     def stop(self) -> None:
         """Let no other worker start, and kill this one: the thread sees it die and ends."""

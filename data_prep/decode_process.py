@@ -32,10 +32,11 @@ class WorkerProcess:
         arguments = [str(max_memory_bytes), str(max_seconds), *([reencode.model_dump_json()] if reencode else [])]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "OPENBLAS_NUM_THREADS": "1",  # each of its threads takes address space, which is limited
+            "OPENBLAS_NUM_THREADS": "1",  # threads and arenas take address space, which is limited
+            "MALLOC_ARENA_MAX": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "data_prep.decode_worker", *arguments],
+            [sys.executable, "-P", "-m", "data_prep.decode_worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
