@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data_prep.image_index import ImageIndex
 from data_prep.shards import ROW_KINDS, Shard, concatenated, digests_in, hex_of, read_columns
 from infra.outputs import Part
 from infra.part_cache import PartCache
@@ -80,9 +81,9 @@ class KnownRows:
                 stored.append(digests_in(read_columns(shard.parts["image_index"], cache, ["image_id"]).column(0)))
         self._row_keys = _Sorted(concatenated(keys, "S32"))
         self._passing_N = concatenated(passing, "bool")
-        self._image_keys = _Sorted(concatenated(image_keys, "S32"))
         self._image_ids = concatenated(image_ids, "S32")
-        self._stored = np.sort(concatenated(stored, "S32"))
+        self._image_at = ImageIndex(image_keys, [np.arange(len(self._image_ids))])
+        self._stored = ImageIndex(stored, [np.arange(sum(map(len, stored)))])
         self._claimed_by_N = np.full(offset, NOBODY, dtype=np.int32)
         self._files: list[bytes] = []
         self._ranges_of: dict[bytes, list[slice]] = {}
@@ -113,15 +114,11 @@ class KnownRows:
 
     def image_id_at(self, image_key: bytes) -> str | None:
         """The id of the image that was read there, or None."""
-        place = next(self._image_keys.places(image_key), None)
-        return None if place is None else hex_of(self._image_ids[place : place + 1])[0]
+        known, place = self._image_at.find(_one(image_key))
+        return hex_of(self._image_ids[place])[0] if known[0] else None
 
     def holds_image(self, image_id: str) -> bool:
-        import numpy as np
-
-        wanted = np.frombuffer(bytes.fromhex(image_id), dtype="S32")
-        place = int(np.searchsorted(self._stored, wanted)[0])
-        return place < len(self._stored) and bool(self._stored[place] == wanted[0])
+        return bool(self._stored.find(_one(bytes.fromhex(image_id)))[0][0])
 
     @property
     def num_claimed(self) -> int:
@@ -166,8 +163,14 @@ class KnownRows:
         return len(self._files) - 1
 
 
+def _one(digest: bytes) -> NDArray[np.bytes_]:
+    import numpy as np
+
+    return np.frombuffer(digest, dtype="S32")
+
+
 class _Sorted:
-    """Finds where a digest stands among many, in memory proportional to the digests."""
+    """Finds every place of a digest among many, in memory proportional to the digests."""
 
     def __init__(self, digests: NDArray[np.bytes_]) -> None:
         import numpy as np
@@ -178,7 +181,7 @@ class _Sorted:
     def places(self, digest: bytes) -> Iterator[int]:
         import numpy as np
 
-        wanted = np.frombuffer(digest, dtype="S32")
+        wanted = _one(digest)
         place = int(np.searchsorted(self._sorted, wanted)[0])
         while place < len(self._sorted) and self._sorted[place] == wanted[0]:
             yield int(self._order[place])
