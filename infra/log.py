@@ -30,7 +30,11 @@ def newest(store: Store, step: str, name: str) -> dict[str, Any] | None:
 
 def append(store: Store, step: str, name: str, entry: Mapping[str, Any]) -> int:
     """Write the entry under the next free number, unless an equal one is there. Returns its number."""
-    folder = folder_of(step, name)
+    return append_in(store, folder_of(step, name), entry)
+
+
+def append_in(store: Store, folder: str, entry: Mapping[str, Any]) -> int:
+    """`append` to the log in this folder."""
     while True:
         found = entries_in(store, folder)
         for earlier in found:

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.var_dir.absolute()}/mlflow/mlflow.db"
 
 
+def cache_on_this_node(otherwise: Path) -> Path:
+    """The cache of the machine an actor runs on: where its FROSTLINE_CACHE_DIR says, else where the driver's is."""
+    return (Settings().cache_dir or otherwise).absolute()
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +56,15 @@ class RayResources(_Strict):
     """None starts Ray on this machine; `auto` or `ray://host:port` joins a cluster."""
     num_cpus: int | None = Field(default=None, gt=0)
     object_store_memory_bytes: int = Field(default=256 * 2**20, gt=0)
+
+
+class IngestResources(_Strict):
+    """Processes that decode images, and what the worst image may cost."""
+
+    num_processes: int = Field(gt=0)
+    max_memory_bytes: int = Field(default=2**30, gt=0)
+    """Of one process."""
+    max_seconds_per_image: float = Field(default=5, gt=0)
 
 
 class CpuActorResources(_Strict):
@@ -97,6 +111,7 @@ class Profile(_Strict):
 
     name: str
     ray: RayResources
+    ingest: IngestResources
     base: CpuActorResources
     featurize: ActorResources
     train: TrainResources

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.dataset import images_by_id
+from data_prep.pins import pin
 from data_prep.pretrained import PretrainedRef
 from data_prep.tower import FeatureConfig
 from infra.errors import IntegrityError
@@ -19,7 +20,7 @@ from infra.tracking import ModelVersion, Registry, open_run, write_pyfunc
 from infra.workspace import Workspace
 from training.config import TrainConfig
 from training.generation import GenerationConfig
-from training.package import SCRIPT, ModelCard, pin, write_package
+from training.package import SCRIPT, ModelCard, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
 
 CHECKED_PER_TASK = 4
