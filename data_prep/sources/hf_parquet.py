@@ -69,8 +69,7 @@ def records_of(file: FileFacts, columns: Columns, with_image: bool = False) -> I
     wanted = [name for name in names if with_image or name != columns.image]
     try:
         for batch in parquet.iter_batches(RECORDS_PER_BATCH, columns=wanted):
-            for number in range(batch.num_rows):
-                record = {name: batch.column(name)[number].as_py() for name in wanted}
+            for record in batch.to_pylist():
                 yield record | {
                     name: known[record[name]]
                     for name, known in labels.items()

@@ -127,7 +127,7 @@ def test_a_rate_keeps_requests_apart(server: Web, rows_of: Rows, monkeypatch: py
         (429, "too_many_requests", True, 2),
         (500, "server_error", True, 2),
         (503, "server_error", True, 2),
-        (204, "refused_by_server", False, 1),
+        (206, "refused_by_server", False, 1),
     ],
 )
 def test_a_status_decides_whether_it_is_tried_again(
