@@ -174,16 +174,12 @@ class _Client:
             raise RowFault("not_an_image", f"{url}: {kind} was sent; expected an image")
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RowFault("not_an_image", f"{url}: a compressed body was sent; expected the image as it is")
-        limit = self._rules.max_bytes
         body = bytearray()
-        if (response.content_length or 0) <= limit:
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                body += chunk
-                if len(body) > limit:
-                    break
-            else:
-                return bytes(body)
-        raise RowFault("too_large", f"{url}: more than {limit} bytes")
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._rules.max_bytes:
+                raise RowFault("too_large", f"{url}: more than {self._rules.max_bytes} bytes")
+        return bytes(body)
 
     def _check_host(self, url: "URL") -> None:
         rules, host = self._rules, str(url.host).rstrip(".")
@@ -223,7 +219,11 @@ class _Client:
 def _open_session(pace: FetchPace, private: bool) -> "aiohttp.ClientSession":
     import aiohttp
 
-    connector = aiohttp.TCPConnector(limit=pace.max_concurrent, socket_factory=None if private else _public_socket)
+    connector = aiohttp.TCPConnector(
+        limit=0,  # the semaphores bound them, outside the time of a try
+        keepalive_timeout=2,  # lists name many hosts, and idle connections are open files
+        socket_factory=None if private else _public_socket,
+    )
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=pace.timeout_seconds),
