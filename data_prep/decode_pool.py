@@ -72,6 +72,9 @@ class DecodePool:
             self._tasks.put(None)
         for lane in self._lanes:
             lane.join()
+        while not self._tasks.empty():
+            if left := self._tasks.get():
+                left.outcomes.cancel()
 
     def worker_pids(self) -> list[int]:
         return [lane.worker.pid for lane in self._lanes if lane.worker is not None]
@@ -98,6 +101,7 @@ class DecodePool:
             yield from window.popleft().outcomes()
 
     def _submit(self, batch: _Batch[Item]) -> _Batch[Item]:
+        assert all(lane.is_alive() for lane in self._lanes), "a decode pool was used outside its `with` block"
         if batch.task.images:
             self._tasks.put(batch.task)
         return batch

@@ -7,11 +7,11 @@ Rows are addressed by their position over all shards: first all `examples` rows 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_prep.image_index import ImageIndex
+from data_prep.image_index import ImageIndex, digests_of
 from data_prep.shards import ROW_KINDS, Shard, concatenated, digests_in, hex_of, read_columns
 from infra.outputs import Part
 from infra.part_cache import PartCache
@@ -104,6 +104,17 @@ class KnownRows:
             self._claimed_by_N[part] = number
         return True
 
+    def claim_all_but(self, image_ids: Collection[str]) -> None:
+        """Keep every row that a file is known for, save those that show one of these images."""
+        import numpy as np
+
+        for file_key, rows in self._ranges_of.items():
+            number = self._number_of(file_key)
+            for part in rows:
+                self._claimed_by_N[part] = number
+        shows = np.isin(self._image_ids, digests_of(sorted(image_ids)))
+        self._claimed_by_N[self._example_rows()[shows]] = NOBODY
+
     def claim_row(self, row_key: bytes, file_key: bytes) -> bool:
         """Keep one row that nobody has claimed yet. False where there is none like it."""
         for row in self._row_keys.places(row_key):
@@ -130,11 +141,7 @@ class KnownRows:
 
     def claimed_image_ids(self) -> NDArray[np.bytes_]:
         """Of the example rows that somebody has claimed."""
-        examples = [segment for segment in self._segments if segment.kind == "examples"]
-        claimed = [
-            self._claimed_by_N[segment.offset : segment.offset + segment.num_rows] != NOBODY for segment in examples
-        ]
-        found: NDArray[np.bytes_] = self._image_ids[concatenated(claimed, "bool")]
+        found: NDArray[np.bytes_] = self._image_ids[self._claimed_by_N[self._example_rows()] != NOBODY]
         return found
 
     def kept(self, shard: Shard, kind: str) -> NDArray[np.bool_]:
@@ -156,6 +163,14 @@ class KnownRows:
                 if stop > start:
                     name = renamed.get(segment.shard, segment.shard)
                     yield RowRange(self._files[kept[start]], name, segment.kind, start, stop)
+
+    def _example_rows(self) -> NDArray[np.int64]:
+        """Where the rows that show an image are among all rows."""
+        import numpy as np
+
+        examples = [segment for segment in self._segments if segment.kind == "examples"]
+        places = [np.arange(segment.offset, segment.offset + segment.num_rows) for segment in examples]
+        return concatenated(places, "int64")
 
     def _number_of(self, file_key: bytes) -> int:
         if not self._files or self._files[-1] != file_key:

@@ -60,17 +60,16 @@ class HfParquet:
                 yield BadRow(row, name, "unreadable_row", f"{type(error).__name__}: {error}")
 
 
-def records_of(file: FileFacts, columns: Columns) -> Iterator[dict[str, Any]]:
-    """Every record without its image, class numbers as names. Raises DataError where the file is not Parquet."""
+def records_of(file: FileFacts, columns: Columns, with_image: bool = False) -> Iterator[dict[str, Any]]:
+    """Every record, class numbers as names. Raises DataError where the file is not Parquet."""
     parquet = _open(file)
     names = parquet.schema_arrow.names
     columns.check(names, file.uri)
     labels = _class_names(parquet)
-    wanted = [name for name in names if name != columns.image]
+    wanted = [name for name in names if with_image or name != columns.image]
     try:
         for batch in parquet.iter_batches(RECORDS_PER_BATCH, columns=wanted):
-            for number in range(batch.num_rows):
-                record = {name: batch.column(name)[number].as_py() for name in wanted}
+            for record in batch.to_pylist():
                 yield record | {
                     name: known[record[name]]
                     for name, known in labels.items()

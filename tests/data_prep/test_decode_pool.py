@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,18 @@ def test_workers_end_with_the_pool_however_it_is_left(make_picture: Callable[[in
                 raise KeyError
     assert pids
     assert not any(is_running(pid) for pid in pids)
+
+
+def test_outcomes_asked_for_after_the_pool_was_left_are_an_error_and_no_endless_wait(
+    make_picture: Callable[[int], bytes],
+) -> None:
+    with DecodePool(1, GIB, 5) as pool:
+        outcomes = pool.inspect((n, make_picture(n % 10)) for n in range(6000))
+        next(outcomes)
+    with pytest.raises((PlatformError, CancelledError, AssertionError)):
+        list(outcomes)
+    with pytest.raises(AssertionError, match="with"):
+        list(pool.inspect([(0, make_picture(0))]))
 
 
 def test_workers_that_cannot_start_are_an_error_and_no_fault_of_the_images(

@@ -220,7 +220,7 @@ def test_half_a_file_is_refused(image_format: str) -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_inspecting_notices_a_cut_jpeg_wherever_decoding_does(progressive: bool) -> None:
-    """Though it decodes at an eighth of the size. Shown by leaving `load` out."""
+    """Though it decodes at an eighth of the size. Shown by Pillow's LOAD_TRUNCATED_IMAGES."""
     noise = np.random.default_rng(0).integers(0, 256, (25, 30, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((600, 500), Image.Resampling.BICUBIC)
     data = encoded(picture, "JPEG", progressive=progressive)

@@ -115,7 +115,7 @@ def test_an_unknown_kind_of_source_names_the_kinds() -> None:
     text = told("ingest.sources.0.kind=coco")
     assert text == (
         "recipe demo: ingest.sources.0.kind is 'coco'; expected one of coco_captions, csv, digit_scenes, hf_parquet, "
-        "image_folder, jsonl, vqa_v2, webdataset."
+        "image_folder, jsonl, url_list, vqa_v2, webdataset."
     )
     assert "Did you mean 'jsonl'?" in told("ingest.sources.0.kind=json")
 

@@ -120,11 +120,11 @@ def test_a_negative_size_does_not_go_round_for_ever(size_bytes: int, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
-@pytest.mark.parametrize("size_bytes", [2**33, -1])
+@pytest.mark.parametrize("size_bytes", [2**33, -1024])
 def test_an_extended_header_of_any_size_is_not_read_whole(kind: bytes, size_bytes: int, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(header("good", 0) + header("x", size_bytes, kind) + bytes(2048))
-    with pytest.raises(DataError, match="header"):
+    with pytest.raises(DataError, match="a header says"):
         open_archive(str(path)).members  # noqa: B018
 
 

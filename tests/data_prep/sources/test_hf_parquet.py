@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from source_rows import all_rows, bad_rows, fault_of, good_rows, opened, versions
 
-from data_prep.sources import hf_parquet
 from infra.errors import DataError
 
 Write = Callable[..., dict[str, Any]]
@@ -45,18 +44,22 @@ def test_images_are_structs_or_bytes(make: Any, parquet: Write, make_picture: Ca
 
 
 def test_images_nobody_asks_for_are_not_read(parquet: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted at the row group. Shown to fail by reading the image column beside the annotations."""
+    """Told by the columns and row groups that are asked for. Shown to fail by reading all columns of a record."""
     pictures: list[bytes | None] = [bytes([number]) * 1000 for number in range(40)]
     source = parquet(pa.table({"image": structs(pictures), "label": [1] * 40}), row_group_size=10)
-    entered: list[int] = []
-    enter = hf_parquet._ImageColumn._enter_group
-    monkeypatch.setattr(
-        hf_parquet._ImageColumn, "_enter_group", lambda self, row: (entered.append(row), enter(self, row))
-    )
+    asked: list[tuple[Any, Any]] = []
+    real = pq.ParquetFile.iter_batches
+
+    def note(self: pq.ParquetFile, *args: Any, **more: Any) -> Any:
+        asked.append((more["columns"], more.get("row_groups")))
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", note)
     rows = good_rows(opened(**source))
-    assert entered == []
+    assert asked == [(["label"], None)]
+    del asked[:]
     assert [rows[row].image.read() for row in (3, 5, 25)] == [pictures[3], pictures[5], pictures[25]]
-    assert entered == [3, 25]
+    assert asked == [(["image.bytes"], [0]), (["image.bytes"], [2])]
 
 
 def test_reading_holds_a_batch_of_images_and_no_file(parquet: Write) -> None:
