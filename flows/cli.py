@@ -120,11 +120,17 @@ def ask(
 
 
 @app.command()
-def verify(store: StoreOption = None, json: JsonOption = False) -> None:
+def verify(
+    store: StoreOption = None,
+    repair: Annotated[
+        bool, typer.Option(help="Remove what is damaged, so that a run makes exactly that again.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Read everything committed again and compare digests. Exit code 4 where anything is missing or damaged."""
-    from flows.commands import verify_command
+    from flows.maintenance import verify_command
 
-    verify_command(store, json)
+    verify_command(store, repair, json)
 
 
 def main() -> None:
