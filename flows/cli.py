@@ -133,6 +133,22 @@ def verify(
     verify_command(store, repair, json)
 
 
+@app.command()
+def gc(
+    store: StoreOption = None,
+    grace: Annotated[str, typer.Option(help="Leave alone what is younger: 7d, 12h, 30m. Longer than any run.")] = "7d",
+    delete: Annotated[bool, typer.Option("--delete", help="Really remove it; without this it is only listed.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List, and with --delete remove, what nothing refers to: old parts, leftovers of killed runs.
+
+    Example:  frostline gc --grace 30d --delete
+    """
+    from flows.maintenance import gc_command
+
+    gc_command(store, grace, delete, json)
+
+
 def main() -> None:
     """Entry point: one sentence per error; a traceback only with --debug."""
     arguments = sys.argv[1:]

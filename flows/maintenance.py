@@ -4,15 +4,18 @@ import json
 from dataclasses import asdict
 
 from rich.console import Console
+from rich.table import Table
 
 from flows.opened import open_workspace
 from infra.errors import ConfigError
+from infra.gc import find_garbage, remove_garbage
 from infra.progress import Silent
 from infra.repair import Repair, repair_store, to_run
 from infra.verify import StoreReport, verify_store
 
 DAMAGED = 4
 """Exit code, that of IntegrityError."""
+SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def verify_command(store: str | None, repair: bool, as_json: bool) -> None:
@@ -72,3 +75,33 @@ def _show_verified(console: Console, report: StoreReport, done: Repair | None) -
         tell(f"to be made again: {line}")
     if lines:
         tell("Run these recipes: `frostline run RECIPE` makes what is missing and reuses everything else.")
+
+
+def gc_command(store: str | None, grace: str, delete: bool, as_json: bool) -> None:
+    workspace = open_workspace("laptop", Silent(), store, writable=delete)
+    cache_dir = workspace.cache.folder
+    garbage = find_garbage(workspace.store, cache_dir, seconds_of(grace))
+    if delete:
+        garbage = remove_garbage(workspace.store, cache_dir, garbage)
+    kinds = {one.kind: [found.object for found in garbage if found.kind == one.kind] for one in garbage}
+    if as_json:
+        told = {kind: [asdict(found) for found in objects] for kind, objects in kinds.items()}
+        print(json.dumps({"store": workspace.store.uri, "grace": grace, "deleted": delete, "garbage": told}, indent=2))
+        return
+    table = Table("what", "objects", "bytes", box=None, header_style="bold", pad_edge=False)
+    for kind, objects in {**kinds, "all": [one.object for one in garbage]}.items():
+        table.add_row(kind, f"{len(objects):,}", f"{sum(found.size_bytes for found in objects):,}")
+    console = Console()
+    console.print(f"store {workspace.store.uri}, older than {grace}", highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print("removed" if delete else "nothing was removed: `frostline gc --delete` does")
+
+
+def seconds_of(duration: str) -> float:
+    """`7d`, `12h`, `30m` or `0s` in seconds."""
+    number, unit = duration[:-1], duration[-1:]
+    if unit not in SECONDS_OF or not number.isdigit():
+        raise ConfigError(
+            f"--grace {duration!r} is no duration; expected a whole number and a unit, such as 7d or 12h."
+        )
+    return int(number) * SECONDS_OF[unit]
