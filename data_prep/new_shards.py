@@ -11,7 +11,7 @@ from data_prep.decode_pool import DecodePool, Inspected
 from data_prep.forgotten import forgotten_images
 from data_prep.ingest_config import IngestConfig
 from data_prep.known_rows import RowRange
-from data_prep.reading import ImageReader, ReadRow, new_rows, row_files
+from data_prep.reading import ImageReader, ReadRow, read_rows, row_files
 from data_prep.shard_writer import ShardWriter, StoredImage
 from data_prep.shards import STEP, Shard, shards_of, upload_shard
 from data_prep.sources import RowFault
@@ -67,7 +67,7 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
         resources.num_processes, resources.max_memory_bytes, resources.max_seconds_per_image, config.reencode
     )
     with pool, tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
-        read = (reader.read(row) for row in new_rows(files, known))
+        read = read_rows(files, known, reader)
         for (row, data), inspected in pool.inspect(((row, data), data) for row, data in read):
             _take(row, data, inspected, writer, unreadable)
             workspace.progress.advance(STEP)
