@@ -56,7 +56,6 @@ class NewShards:
 
 def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace: Workspace) -> NewShards:
     """Claim what is known, and write the rest into new shards."""
-    resources = workspace.profile.ingest
     writer = ShardWriter(config.images_per_shard, config.split_fractions.model_dump())
     reader = ImageReader(known, forgotten_images(workspace.store))
     files = [file for file in row_files(config.sources) if not known.claim_file(file.key)]
@@ -64,7 +63,11 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
     new = NewShards([], [])
     unreadable: dict[str, RowFault] = {}
     pool = DecodePool(
-        resources.num_processes, resources.max_memory_bytes, resources.max_seconds_per_image, config.reencode
+        workspace.profile.ingest.num_processes,
+        config.max_image_memory_bytes,
+        config.max_image_seconds,
+        config.reencode,
+        window_items=config.images_per_shard,
     )
     with pool, tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
         read = read_rows(files, known, reader)
