@@ -54,7 +54,7 @@ HOSTILE = [
 
 def test_hostile_members_are_refused_and_their_neighbours_read(tmp_path: Path) -> None:
     """Shown to fail, member by member, with `_refusal_of_tar` answering None."""
-    members: list[tuple[tarfile.TarInfo | str, bytes]] = [("good.png", b"good")]
+    members: list[tuple[tarfile.TarInfo | str, bytes]] = [(special(".", tarfile.DIRTYPE), b""), ("good.png", b"good")]
     members += [(member, b"") for _, member in HOSTILE]
     path = tar_of(tmp_path / "a.tar", [*members, ("./sub//last.png", b"last")])
     archive = open_archive(str(path))
