@@ -29,17 +29,19 @@ def newest(store: Store, step: str, name: str) -> dict[str, Any] | None:
 
 
 def append(store: Store, step: str, name: str, entry: Mapping[str, Any]) -> int:
-    """Write the next free entry and return its number. Racing appends of equal entries are one entry."""
+    """Write the entry under the next free number, unless an equal one is there. Returns its number."""
     return append_in(store, folder_of(step, name), entry)
 
 
 def append_in(store: Store, folder: str, entry: Mapping[str, Any]) -> int:
     """`append` to the log in this folder."""
-    last = newest_in(store, folder)
-    number = last["number"] + 1 if last else 1
-    while not create_in(store, folder, number, entry):
-        number += 1
-    return number
+    while True:
+        found = entries_in(store, folder)
+        for earlier in found:
+            if earlier == {"number": earlier["number"], **entry}:
+                return int(earlier["number"])
+        if create_in(store, folder, len(found) + 1, entry):
+            return len(found) + 1
 
 
 def entries_in(store: Store, folder: str) -> list[dict[str, Any]]:

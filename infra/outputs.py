@@ -245,10 +245,7 @@ def log_commit(store: Store, request: OutputRequest) -> None:
     """Enter the output into the logs by which it is found, unless it is there."""
     from infra import log
 
-    entry = {"fingerprint": request.fingerprint}
     for name in filter(None, (request.name, request.also_logged_as)):
         newest = log.newest(store, request.step, name)
-        if newest is not None and newest["fingerprint"] == request.fingerprint:
-            continue  # the common case costs one read
-        if all(earlier["fingerprint"] != request.fingerprint for earlier in log.entries(store, request.step, name)):
-            log.append(store, request.step, name, entry)
+        if newest is None or newest["fingerprint"] != request.fingerprint:  # the common case costs one read
+            log.append(store, request.step, name, {"fingerprint": request.fingerprint})

@@ -1,9 +1,12 @@
 """Fixtures of the whole suite. Everything real, everything in temporary folders, servers on loopback only."""
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moto_s3 import BUCKET, aws_variables, moto_s3
 
 from infra.part_cache import PartCache
 from infra.progress import Silent
@@ -37,3 +40,21 @@ def profile() -> Profile:
 def workspace(tmp_path: Path, store: Store, profile: Profile) -> Workspace:
     settings = Settings(var_dir=tmp_path)
     return Workspace(settings, profile, store, PartCache(store, tmp_path / "cache"), Silent())
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server of this session."""
+    with moto_s3(tmp_path_factory.mktemp("s3") / "server.log") as url:
+        yield url
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of a fresh prefix; the AWS variables point to it, as an operator would set them."""
+    import boto3
+
+    for name, value in aws_variables(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"

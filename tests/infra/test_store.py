@@ -232,6 +232,7 @@ def test_deleting_a_folder_while_others_write_into_it_fails_neither(store: Local
         writers = [pool.submit(note, writer) for writer in range(4)]
         while not all(writer.done() for writer in writers):
             store.delete("journal/abc")
+            time.sleep(0.002)
         for writer in writers:
             writer.result()
 

@@ -1,0 +1,152 @@
+"""Writers and readers of outputs on an S3 that fails: complete and right, or one clear error; never a wrong result."""
+
+import os
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from faulty_s3 import KINDS, faulty_s3
+
+from infra import log
+from infra.digests import digest_bytes
+from infra.errors import PlatformError
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, ensure_output
+from infra.part_cache import PartCache
+from infra.store import Store, open_store
+from infra.verify import verify_store
+
+NUM_UNITS = 5
+NUM_WRITERS = 3
+INPUT = OutputRequest("source", 1, "demo", {"units": NUM_UNITS}, {})
+REQUEST = OutputRequest("toy", 1, "demo", {"units": NUM_UNITS}, {"source": INPUT.fingerprint})
+
+BOUNDED = [(0.01, 2), (0.05, 3), (0.2, 4)]
+WHOLE = [(0.01, 20), (0.05, 40), (0.2, 100)]
+"""(share of spoiled answers, number of seeds)"""
+
+
+def content(unit: int) -> bytes:
+    return random.Random(unit).randbytes(30_000)
+
+
+def turned(data: bytes) -> bytes:
+    return bytes(reversed(data))
+
+
+@dataclass
+class Turn:
+    """A small real step: reads each unit of its input through the cache, writes it backwards, notes it."""
+
+    source: Manifest
+    cache: PartCache
+    folder: Path
+
+    def __call__(self, attempt: Attempt) -> Draft:
+        parts = [self._unit(attempt, unit, part) for unit, part in enumerate(self.source.parts)]
+        return Draft(parts=parts, identity={}, counts={"rows_out": len(parts)})
+
+    def _unit(self, attempt: Attempt, unit: int, source: Part) -> Part:
+        noted = attempt.noted(f"unit-{unit}")
+        if noted is not None and attempt.holds(Part.model_validate(noted)):
+            return Part.model_validate(noted)
+        path = self.folder / f"unit-{unit}"
+        path.write_bytes(turned(self.cache.path("source", source).read_bytes()))
+        part = attempt.add_part(path, "file", 1, name=f"{unit}.bin")
+        attempt.note(f"unit-{unit}", part.model_dump())
+        return part
+
+
+def make_source(attempt: Attempt) -> Draft:
+    parts = []
+    for unit in range(NUM_UNITS):
+        path = Path(os.environ["SOURCE_FOLDER"]) / f"{unit}"
+        path.write_bytes(content(unit))
+        parts.append(attempt.add_part(path, "file", 1, name=f"{unit}.bin"))
+    return Draft(parts=parts, identity={})
+
+
+def write_and_read(uri: str, folder: Path) -> Manifest:
+    """One writer: its own connection, cache and temporary folder. Reads back what was committed."""
+    folder.mkdir(parents=True)
+    store = open_store(uri)
+    cache = PartCache(store, folder / "cache")
+    source, reused = ensure_output(store, INPUT, make_source, {})
+    assert reused
+    manifest, _ = ensure_output(store, REQUEST, Turn(source, cache, folder), {})
+    for unit, part in enumerate(manifest.parts):
+        assert cache.path("toy", part).read_bytes() == turned(content(unit))
+    return manifest
+
+
+def outcomes_of(uri: str, folder: Path) -> list[Manifest | PlatformError]:
+    """What became of concurrent writers of one output. Any other error than the store's own is a failure."""
+
+    def one(writer: int) -> Manifest | PlatformError:
+        try:
+            return write_and_read(uri, folder / str(writer))
+        except PlatformError as error:
+            assert "\n" not in str(error)
+            return error
+
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:
+        return list(pool.map(one, range(NUM_WRITERS)))
+
+
+def check_stored(store: Store) -> None:
+    """0 rows lost, 0 doubled, 0 silent corruption, seen without faults."""
+    report = verify_store(store)
+    assert (report.num_outputs, report.num_parts, report.damaged) == (2, 2 * NUM_UNITS, [])
+    manifest, reused = ensure_output(store, REQUEST, lambda _: pytest.fail("it was committed"), {})
+    assert reused
+    assert [part.digest for part in manifest.parts] == [digest_bytes(turned(content(n))) for n in range(NUM_UNITS)]
+    assert [entry["fingerprint"] for entry in log.entries(store, "toy", "demo")] == [REQUEST.fingerprint]
+    assert len(store.list("toy/parts")) == NUM_UNITS
+
+
+@pytest.fixture
+def impatient(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The store's URI, with time-outs that suit a test."""
+    monkeypatch.setenv("FROSTLINE_S3_READ_TIMEOUT_SECONDS", "0.5")
+    monkeypatch.setenv("SOURCE_FOLDER", str(tmp_path))
+    return s3
+
+
+def run_under_faults(uri: str, folder: Path, rate: float, seed: int) -> tuple[list[object], Counter[str]]:
+    clean = open_store(uri)
+    prefix = f"{uri}/{rate}-{seed}"
+    ensure_output(open_store(prefix), INPUT, make_source, {})
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    with faulty_s3(endpoint, rate, seed) as proxy, pytest.MonkeyPatch.context() as patch:
+        proxy.silence_seconds = 0.8
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        outcomes = outcomes_of(prefix, folder / f"{rate}-{seed}")
+    assert clean.uri == uri
+    if any(isinstance(outcome, Manifest) for outcome in outcomes):
+        check_stored(open_store(prefix))
+    return list(outcomes), proxy.injected
+
+
+def run_all(uri: str, folder: Path, plan: list[tuple[float, int]]) -> None:
+    injected: Counter[str] = Counter()
+    for rate, num_seeds in plan:
+        outcomes: list[object] = []
+        for seed in range(num_seeds):
+            found, spoiled = run_under_faults(uri, folder, rate, seed)
+            outcomes += found
+            injected += spoiled
+        failed = [outcome for outcome in outcomes if isinstance(outcome, PlatformError)]
+        assert len(failed) <= (0.01 if rate > 0.05 else 0) * len(outcomes), failed
+    assert set(KINDS) <= injected.keys(), injected
+
+
+@pytest.mark.slow
+def test_writers_and_readers_come_through_a_faulty_s3(impatient: str, tmp_path: Path) -> None:
+    run_all(impatient, tmp_path, BOUNDED)
+
+
+@pytest.mark.faults
+def test_writers_and_readers_come_through_a_faulty_s3_many_times(impatient: str, tmp_path: Path) -> None:
+    run_all(impatient, tmp_path, WHOLE)
