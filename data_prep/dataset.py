@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from data_prep.shards import read_columns, shards_of
 from infra.outputs import Manifest, Part
 from infra.part_cache import PartCache
+
+_COLUMNS = ["example_id", "image_id", "task", "prompt", "targets", "split", "source", "weight", "attributes"]
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,40 @@ class Example:
 
 
 def read_examples(dataset: Manifest, cache: PartCache, splits: Sequence[str]) -> list[Example]:
-    """Examples of these splits, sorted by example_id: an order that does not depend on how the dataset grew."""
-    import pyarrow.parquet as pq
+    """Examples of these splits, sorted by example_id: an order that does not depend on how the dataset grew.
 
-    columns = ["example_id", "image_id", "task", "prompt", "targets", "split", "source", "weight", "attributes"]
+    Duplicates, conflicts, and train and val images that look like a test image are left out."""
+    masked = masked_rows(dataset, cache)
+    excluded = excluded_images(dataset, cache)
     found: list[Example] = []
-    for part in dataset.parts_of("examples"):
-        table = pq.read_table(cache.path("ingest", part), columns=columns, filters=[("split", "in", list(splits))])
-        for row in table.to_pylist():
+    for shard in shards_of(dataset.parts):
+        if "examples" not in shard.parts:
+            continue
+        table = read_columns(shard.parts["examples"], cache, _COLUMNS)
+        skipped = masked.get(shard.name, set())
+        for position, row in enumerate(table.to_pylist()):
+            if position in skipped or row["split"] not in splits or row["image_id"] in excluded:
+                continue
             row["targets"] = tuple(row["targets"])
             row["attributes"] = dict(row["attributes"] or [])
             found.append(Example(**row))
     return sorted(found, key=lambda example: example.example_id)
+
+
+def masked_rows(dataset: Manifest, cache: PartCache) -> dict[str, set[int]]:
+    """By shard, the positions of rows in its `examples` part that do not count."""
+    found: dict[str, set[int]] = {}
+    for part in dataset.parts_of("masked"):
+        table = read_columns(part, cache, ["shard", "row"])
+        for shard, row in zip(table.column("shard").to_pylist(), table.column("row").to_pylist(), strict=True):
+            found.setdefault(shard, set()).add(row)
+    return found
+
+
+def excluded_images(dataset: Manifest, cache: PartCache) -> set[str]:
+    """Ids of train and val images that look like a test image."""
+    parts = dataset.parts_of("excluded")
+    return {image_id for part in parts for image_id in read_columns(part, cache, ["image_id"]).column(0).to_pylist()}
 
 
 def read_images(part: Part, cache: PartCache) -> Iterator[tuple[str, bytes]]:
@@ -49,14 +74,20 @@ def read_images(part: Part, cache: PartCache) -> Iterator[tuple[str, bytes]]:
 
 
 def images_by_id(dataset: Manifest, image_ids: set[str], cache: PartCache) -> dict[str, bytes]:
-    """Source bytes of these images; the others are not read."""
+    """Source bytes of these images; shards that hold none of them are not fetched."""
     import pyarrow.parquet as pq
 
     found: dict[str, bytes] = {}
-    for part in dataset.parts_of("images") if image_ids else []:
-        wanted = [("image_id", "in", sorted(image_ids - set(found)))]
-        table = pq.read_table(cache.path("ingest", part), columns=["image_id", "bytes"], filters=wanted)
-        found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
+    for shard in shards_of(dataset.parts):
         if len(found) == len(image_ids):
             break
+        if "images" not in shard.parts:
+            continue
+        held = image_ids.intersection(
+            read_columns(shard.parts["image_index"], cache, ["image_id"]).column(0).to_pylist()
+        )
+        if held:
+            path = cache.path("ingest", shard.parts["images"])
+            table = pq.read_table(path, columns=["image_id", "bytes"], filters=[("image_id", "in", sorted(held))])
+            found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
     return found

@@ -1,144 +1,133 @@
-"""The `ingest` step: sources → Parquet parts of images and examples, every row accounted for."""
+"""The `ingest` step: sources → Parquet parts of images and examples, every row accounted for.
 
-import tempfile
-from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
-from typing import Any
+A dataset continues the newest one of its recipe: rows that were read already are taken over with their shards, only
+what is new is read, and only shards of which rows were withdrawn are written again.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Iterator, Sequence
 
-from data_prep.shard_writer import ShardWriter
-from data_prep.sources import BadRow, Source, SourceConfig, SourceRow, open_source
-from data_prep.statistics import Statistics
-from infra.digests import digest_sorted
+from data_prep.ingest_config import IngestConfig
+from data_prep.keeping import files_table, keep_claimed, upload_tables
+from data_prep.known_rows import KnownRows, RowRange, merged, read_ranges
+from data_prep.merge import (
+    COUNTS,
+    DUPLICATE,
+    dataset_digest,
+    excluded_table,
+    judge,
+    masked_table,
+    read_rows,
+    split_digest,
+)
+from data_prep.new_shards import Journal, read_new
+from data_prep.shards import ROW_KINDS, STEP, Shard, shards_of
+from data_prep.sources import PATH_FIELDS, open_source
+from data_prep.sources.base import fingerprint_facts
+from data_prep.statistics import first_problem, num_passing, quarantined_by_reason, statistics
+from infra import log
+from infra.digests import digest_json
 from infra.errors import DataError
-from infra.outputs import Attempt, Draft, OutputRequest, Part
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
 from infra.part_cache import PartCache
+from infra.store import Store
 from infra.workspace import Workspace
 
-STEP = "ingest"
-VERSION = 1
-PATH_FIELDS = {"annotations", "images", "path"}
+VERSION = 2
+CONTINUED = {"sources", "images_per_shard", "max_quarantined_fraction", "near_duplicate_distance"}
+"""Fields in which a dataset may differ from the one it continues."""
+TRIES_AGAIN = "tries_again"
+"""The input that names the dataset whose passing failures are tried again."""
 
 
-class SplitFractions(BaseModel):
-    """Shares of images without a split of their own; the rest is train."""
+def ingest_request(config: IngestConfig, name: str, store: Store) -> OutputRequest:
+    """Where files are is left out; names, sizes and versions are in. Raises ConfigError for missing files.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    val: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, ge=0, lt=1)
-
-
-class IngestConfig(BaseModel):
-    """What decides the rows of the dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sources: list[SourceConfig] = Field(min_length=1)
-    split_fractions: SplitFractions = SplitFractions()
-    images_per_shard: int = Field(default=512, gt=0)
-    """How much is done again after a crash, at most; and the unit of work of `featurize`."""
-    max_quarantined_fraction: float = Field(default=0.05, ge=0, le=1)
-    """More bad rows than this stop the step: then the source is broken, not a few rows."""
-
-
-def ingest_request(config: IngestConfig, name: str) -> OutputRequest:
-    """Where files are is left out; names, sizes and modification times are in. Raises ConfigError for missing files."""
-    listings = [open_source(source).listing() for source in config.sources]
+    Where the newest dataset of these very sources has rows to try again, this is a request for another try."""
+    listings = [fingerprint_facts(open_source(source).listing()) for source in config.sources]
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
-    return OutputRequest(STEP, VERSION, name, decisive, {"source_listing": _listing_digest(listings)})
+    inputs = {"source_listing": digest_json(listings)}
+    newest = next(_earlier(store, name), None)
+    if newest is not None and newest.config == decisive and inputs.items() <= newest.inputs.items():
+        inputs = {**inputs, TRIES_AGAIN: newest.fingerprint} if newest.counts["to_try_again"] else newest.inputs
+    return OutputRequest(STEP, VERSION, name, decisive, inputs)
 
 
 def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draft:
-    """Read every source once. Raises DataError for an empty dataset, or when too many rows are bad."""
-    writer = ShardWriter(config.split_fractions.val, config.split_fractions.test)
-    parts: list[Part] = []
-    number = 0
-    while (noted := attempt.noted(_unit(number))) is not None:
-        found = [Part.model_validate(part) for part in noted["parts"]]
-        if not all(attempt.holds(part) for part in found):
-            break
-        writer.restore(found, noted["rows_in"], noted["duplicates"], workspace.cache)
-        parts += found
-        number += 1
-    sources = [open_source(source) for source in config.sources]
-    label = "ingest"
-    workspace.progress.start(label, 0, "rows", done=writer.rows_in)
-    with tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
-        for row in _rows_from(sources, writer.rows_in):
-            if isinstance(row, BadRow):
-                writer.quarantine(row)
-            else:
-                writer.add(row)
-            workspace.progress.advance(label)
-            if writer.num_images >= config.images_per_shard:
-                parts += _commit_shard(writer, attempt, number, Path(folder))
-                number += 1
-        if writer.has_rows:
-            parts += _commit_shard(writer, attempt, number, Path(folder))
-    workspace.progress.finish(label)
-    return _draft(parts, writer, config, workspace.cache)
+    """Read what is new. Raises DataError for an empty dataset, or when too many rows are bad."""
+    cache = workspace.cache
+    earlier = _continued(attempt.request, attempt.store)
+    journal = Journal(attempt, earlier.fingerprint if earlier else "nothing")
+    begun = journal.begun()
+    known = KnownRows(
+        [*(shards_of(earlier.parts) if earlier else []), *begun],
+        read_ranges(earlier.parts_of("files"), cache) if earlier else [],
+        cache,
+        num_begun=len(begun),
+    )
+    new = read_new(config, known, journal, workspace)
+    kept, renamed = keep_claimed(known, new.shards, attempt, cache)
+    ranges = merged([*known.claims(renamed), *new.ranges])
+    return _draft(config, [*kept, *new.shards], ranges, attempt, cache)
 
 
-def _rows_from(sources: list[Source], start: int) -> Iterator[SourceRow | BadRow]:
-    """Rows of all sources one after the other, from the overall position `start` on."""
-    if len(sources) == 1:
-        return sources[0].rows(start)
-    rows = chain.from_iterable(source.rows() for source in sources)
-    return (row for position, row in enumerate(rows) if position >= start)
+def _earlier(store: Store, name: str) -> Iterator[Manifest]:
+    """Datasets of this recipe and step version, the newest first."""
+    for entry in reversed(log.entries(store, STEP, name)):
+        found = read_manifest(store, f"{STEP}/{entry['fingerprint']}/manifest.json")
+        if found is not None and found.step_version == VERSION:
+            yield found
 
 
-def _commit_shard(writer: ShardWriter, attempt: Attempt, number: int, folder: Path) -> list[Part]:
-    parts = [attempt.add_part(path, kind, rows) for kind, path, rows in writer.write(folder)]
-    note = {
-        "parts": [part.model_dump() for part in parts],
-        "rows_in": writer.rows_in,
-        "duplicates": writer.duplicates,
-    }
-    attempt.note(_unit(number), note)
-    return parts
+def _continued(request: OutputRequest, store: Store) -> Manifest | None:
+    """The newest other dataset, where this one can continue it."""
+    newest = next((m for m in _earlier(store, request.name) if m.fingerprint != request.fingerprint), None)
+    if newest is None:
+        return None
+    same = {*newest.config, *request.config} - CONTINUED
+    return newest if all(newest.config.get(name) == request.config.get(name) for name in same) else None
 
 
-def _draft(parts: list[Part], writer: ShardWriter, config: IngestConfig, cache: PartCache) -> Draft:
-    rows = {kind: sum(part.num_rows for part in parts if part.kind == kind) for kind in ("examples", "quarantine")}
-    if writer.rows_in and rows["quarantine"] / writer.rows_in > config.max_quarantined_fraction:
-        raise DataError(
-            f"{rows['quarantine']} of {writer.rows_in} rows are bad, the first: {writer.first_problem}; expected "
-            f"at most {config.max_quarantined_fraction:.0%}. "
-            "Repair the source or raise ingest.max_quarantined_fraction."
-        )
-    if not rows["examples"]:
-        raise DataError(
-            f"the sources hold {writer.rows_in} rows and no usable example; expected at least one. "
-            "Check that the annotation files belong to the images."
-        )
-    statistics = Statistics(parts, cache)
+def _draft(
+    config: IngestConfig, shards: Sequence[Shard], ranges: Sequence[RowRange], attempt: Attempt, cache: PartCache
+) -> Draft:
+    rows = read_rows(shards, cache)
+    verdict_N = judge(rows)
+    num_duplicates = int((verdict_N == DUPLICATE).sum())
     counts = {
-        "rows_in": writer.rows_in,
-        "rows_out": rows["examples"],
-        "duplicates": writer.duplicates,
-        "quarantined": rows["quarantine"],
-        "images": sum(part.num_rows for part in parts if part.kind == "images"),
+        "rows_in": sum(shard.num_rows(kind) for shard in shards for kind in ROW_KINDS),
+        "rows_out": int((verdict_N == COUNTS).sum()),
+        "duplicates": num_duplicates,
+        "quarantined": sum(quarantined_by_reason(shards, verdict_N, cache).values()),
+        "images": sum(shard.num_rows("images") for shard in shards),
     }
     assert counts["rows_in"] == counts["rows_out"] + counts["duplicates"] + counts["quarantined"], counts
+    _check(config, counts, shards, cache)
+    excluded = excluded_table(rows, verdict_N, shards, config.near_duplicate_distance, cache)
+    tables = {"masked": masked_table(rows, verdict_N), "excluded": excluded, "files": files_table(ranges)}
+    pixels = digest_json(config.reencode.model_dump(mode="json")) if config.reencode else ""
+    more = {"reencode_digest": pixels} if pixels else {}
     return Draft(
-        parts=parts,
+        parts=[part for shard in shards for part in shard.parts.values()] + upload_tables(tables, attempt),
         identity={
-            "dataset_digest": digest_sorted(statistics.row_digests),
-            "train_digest": digest_sorted(statistics.split_digests(("train", "val"))),
-            "test_digest": digest_sorted(statistics.split_digests(("test",))),
+            "dataset_digest": dataset_digest(rows, verdict_N, excluded, pixels),
+            "test_digest": split_digest(rows, verdict_N, "test", pixels),
+            **more,
         },
-        counts=counts,
-        facts={"statistics": statistics.summary()},
+        counts=counts | {"excluded": len(excluded), "to_try_again": num_passing(shards, cache)},
+        facts={"statistics": statistics(shards, rows, verdict_N, cache)},
     )
 
 
-def _unit(number: int) -> str:
-    return f"shard-{number:05d}"
-
-
-def _listing_digest(listings: list[list[dict[str, Any]]]) -> str:
-    from infra.digests import digest_json
-
-    return digest_json(listings)
+def _check(config: IngestConfig, counts: dict[str, int], shards: Sequence[Shard], cache: PartCache) -> None:
+    if counts["rows_in"] and counts["quarantined"] / counts["rows_in"] > config.max_quarantined_fraction:
+        raise DataError(
+            f"{counts['quarantined']} of {counts['rows_in']} rows are bad, the first: {first_problem(shards, cache)}; "
+            f"expected at most {config.max_quarantined_fraction:.0%}. "
+            "Repair the source or raise ingest.max_quarantined_fraction."
+        )
+    if not counts["rows_out"]:
+        raise DataError(
+            f"the sources hold {counts['rows_in']} rows and no usable example; expected at least one. "
+            "Check that the annotation files belong to the images."
+        )

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "val", "test")
+IMAGE_INDEX_COLUMNS = ("image_id", "format", "width_px", "height_px", "phash")
 
 
 def images_schema() -> pa.Schema:
+    """An image and its source bytes, or those of its re-encoding where the recipe asks for one."""
     import pyarrow as pa
 
     return pa.schema(
@@ -29,7 +31,15 @@ def images_schema() -> pa.Schema:
     )
 
 
+def image_index_schema() -> pa.Schema:
+    """The images of one `images` part in its order, without their bytes: what most readers need of them."""
+    import pyarrow as pa
+
+    return pa.schema([field for field in images_schema() if field.name in IMAGE_INDEX_COLUMNS])
+
+
 def examples_schema() -> pa.Schema:
+    """Every row of a shard as it was read; `masked` parts list those that do not count."""
     import pyarrow as pa
 
     return pa.schema(
@@ -46,6 +56,9 @@ def examples_schema() -> pa.Schema:
             ("source", pa.string()),
             ("weight", pa.float64()),
             ("attributes", pa.map_(pa.string(), pa.string())),
+            ("row_digest", pa.binary(32)),  # of everything above
+            ("row_key", pa.binary(32)),  # of the source row and where its image is: known again without reading it
+            ("image_key", pa.binary(32)),  # of where the image is and its version there
         ]
     )
 
@@ -58,8 +71,53 @@ def quarantine_schema() -> pa.Schema:
             ("source_uri", pa.string()),
             ("source", pa.string()),
             ("row", pa.int64()),
-            ("reason", pa.string()),  # a class: `unreadable_image`, `missing_file`, `no_targets`, `empty_prompt`
+            ("reason", pa.string()),  # a class: `unreadable_image`, `missing_file`, `no_targets`, `empty_prompt` ...
             ("message", pa.string()),
+            ("passing", pa.bool_()),  # tried again at the next ingest
+            ("row_key", pa.binary(32)),
+        ]
+    )
+
+
+def masked_schema() -> pa.Schema:
+    """Examples that are stored and do not count: exact duplicates, and rows of images claimed for two splits."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("shard", pa.string()),
+            ("row", pa.int64()),  # position in the shard's `examples` part
+            ("example_id", pa.string()),
+            ("reason", pa.string()),  # `duplicate`, `split_conflict`
+        ]
+    )
+
+
+def excluded_schema() -> pa.Schema:
+    """Train and val images that look like a test image; training skips them."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("split", pa.string()),
+            ("near_image_id", pa.string()),  # the nearest test image
+            ("distance", pa.int32()),  # bits of the perceptual hash that differ
+        ]
+    )
+
+
+def files_schema() -> pa.Schema:
+    """Which stored rows came from which source file: rows start to stop of one part of a shard."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("file_key", pa.binary(32)),
+            ("shard", pa.string()),
+            ("kind", pa.string()),  # `examples` or `quarantine`
+            ("start", pa.int64()),
+            ("stop", pa.int64()),
         ]
     )
 

@@ -1,126 +1,140 @@
-"""Rows → one shard's Parquet files. Keeps what must be remembered across shards: ids, splits and counts."""
+"""Rows → one shard's Parquet files, one shard after the other."""
+
+from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data_prep.images import ImageFacts, inspect
-from data_prep.schemas import SPLITS, example_id_of, examples_schema, images_schema, quarantine_schema
-from data_prep.sources.base import BadRow, SourceRow
-from infra.digests import canonical_json, digest_bytes
-from infra.errors import DataError
-from infra.outputs import Part
-from infra.part_cache import PartCache
+from data_prep.known_rows import RowRange, merged
+from data_prep.schemas import (
+    IMAGE_INDEX_COLUMNS,
+    SPLITS,
+    example_id_of,
+    examples_schema,
+    image_index_schema,
+    images_schema,
+    quarantine_schema,
+)
+from data_prep.sources import BadRow, RowFault, SourceRow
+from infra.digests import canonical_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_prep.images import ImageFacts
+
+MAX_SHARD_BYTES = 256 * 2**20
+MAX_ROWS_PER_IMAGE = 16
+"""A shard is also full at so many times its number of images: questions about images of earlier shards fill it too."""
+
+
+@dataclass(frozen=True)
+class NewRow:
+    """A source row that no earlier output holds."""
+
+    row: SourceRow | BadRow
+    source: str
+    weight: float
+    file_key: bytes
+    row_key: bytes
+    image_key: bytes = bytes(32)
+
+    @property
+    def uri(self) -> str:
+        return self.row.name if isinstance(self.row, BadRow) else self.row.image.name
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that no shard holds yet."""
+
+    data: bytes
+    facts: ImageFacts
 
 
 class ShardWriter:
-    """Collects rows of one shard at a time. rows_in = examples + duplicates + quarantined, always."""
+    """Collects the rows of one shard at a time; a row is an example or quarantined."""
 
-    def __init__(self, val_fraction: float, test_fraction: float) -> None:
-        self.rows_in = 0
-        self.duplicates = 0
-        self.first_problem = ""
-        self._fractions = (test_fraction, val_fraction)
-        self._split_of: dict[str, str] = {}
-        self._example_ids: set[str] = set()
-        self._clear()
+    def __init__(self, images_per_shard: int, split_fractions: Mapping[str, float]) -> None:
+        self._images_per_shard = images_per_shard
+        self._fractions = split_fractions
+        self.start_next()
 
-    def _clear(self) -> None:
+    def start_next(self) -> None:
+        """Forget the rows of this shard."""
         self._images: list[dict[str, Any]] = []
         self._examples: list[dict[str, Any]] = []
         self._quarantine: list[dict[str, Any]] = []
+        self._num_bytes = 0
+        self._came_from: dict[str, list[bytes]] = {"examples": [], "quarantine": []}
 
     @property
-    def num_images(self) -> int:
-        return len(self._images)
+    def is_full(self) -> bool:
+        num_rows = len(self._examples) + len(self._quarantine)
+        return (
+            len(self._images) >= self._images_per_shard
+            or self._num_bytes >= MAX_SHARD_BYTES
+            or num_rows >= self._images_per_shard * MAX_ROWS_PER_IMAGE
+        )
 
     @property
     def has_rows(self) -> bool:
-        return bool(self._images or self._examples or self._quarantine)
+        return bool(self._examples or self._quarantine)
 
-    def add(self, row: SourceRow) -> None:
-        """Take one row in: as an example, as an exact duplicate, or into quarantine with a reason."""
+    def add(self, new: NewRow, image_id: str, stored: StoredImage | None) -> None:
+        """Take in a row whose image is known to be good. Raises RowFault for text that no file can hold."""
+        assert isinstance(new.row, SourceRow)
         try:
-            data = row.image()
-        except OSError as error:
-            return self.quarantine(_bad(row, "missing_file", f"{row.image_uri}: {error.strerror or error}"))
-        if problem := _problem_of(row):
-            return self.quarantine(_bad(row, *problem))
-        image_id = digest_bytes(data)
-        facts: ImageFacts | None = None
-        if image_id not in self._split_of:
-            try:
-                facts = inspect(data)
-            except DataError as error:
-                return self.quarantine(_bad(row, "unreadable_image", f"{row.image_uri}: {error}"))
-        split = self._split(row, image_id)
-        if self._split_of.get(image_id, split) != split:
-            was = self._split_of[image_id]
-            return self.quarantine(_bad(row, "split_conflict", f"{row.image_uri} is in {was} and in {split}"))
-        try:
-            example = _example(row, image_id, split)
-            canonical_json(example)
-        except ValueError as error:  # half a surrogate pair, which JSON can spell and no file can hold
-            return self.quarantine(_bad(row, "unreadable_row", str(error)))
-        self.rows_in += 1
-        if example["example_id"] in self._example_ids:
-            self.duplicates += 1
-            return None
-        if facts is not None:
-            self._images.append(_image(row, image_id, data, facts))
-            self._split_of[image_id] = split
-        self._example_ids.add(example["example_id"])
-        self._examples.append(example)
-        return None
+            example = _example(new, image_id, self._split(new.row, image_id))
+            row_digest = hashlib.sha256(canonical_json(example)).digest()
+        except ValueError as error:  # half a surrogate pair, which JSON can spell
+            raise RowFault("unreadable_row", str(error)) from error
+        if stored is not None:
+            self._images.append(_image(new, image_id, stored))
+            self._num_bytes += len(stored.data)
+        self._examples.append(
+            example | {"row_digest": row_digest, "row_key": new.row_key, "image_key": new.image_key}
+        )
+        self._came_from["examples"].append(new.file_key)
 
-    def quarantine(self, row: BadRow) -> None:
-        self.rows_in += 1
-        self.first_problem = self.first_problem or f"{row.source} row {row.row}: {row.message}"
+    def quarantine(self, new: NewRow, fault: RowFault) -> None:
         self._quarantine.append(
             {
-                "source_uri": _storable(row.uri),
-                "source": row.source,
-                "row": row.row,
-                "reason": row.reason,
-                "message": _storable(row.message),
+                "source_uri": _storable(new.uri),
+                "source": new.source,
+                "row": new.row.row,
+                "reason": fault.reason,
+                "message": _storable(fault.message),
+                "passing": fault.passing,
+                "row_key": new.row_key,
             }
         )
+        self._came_from["quarantine"].append(new.file_key)
 
     def write(self, folder: Path) -> Iterator[tuple[str, Path, int]]:
-        """(kind, closed file, rows) of what was collected since the last call; then start the next shard."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        for kind, rows, schema in (
-            ("images", self._images, images_schema()),
-            ("examples", self._examples, examples_schema()),
-            ("quarantine", self._quarantine, quarantine_schema()),
+        """(kind, closed file, rows) of each part of this shard."""
+        index = [{name: image[name] for name in IMAGE_INDEX_COLUMNS} for image in self._images]
+        for kind, rows in (
+            ("images", self._images),
+            ("image_index", index),
+            ("examples", self._examples),
+            ("quarantine", self._quarantine),
         ):
             if rows:
-                path = folder / f"{kind}.parquet"
-                # Encoded images do not compress; texts do.
-                pq.write_table(
-                    pa.Table.from_pylist(rows, schema), path, compression="none" if kind == "images" else "zstd"
-                )
-                yield kind, path, len(rows)
-        self._clear()
+                yield kind, write_rows(_table(rows, kind), kind, folder), len(rows)
 
-    def restore(self, parts: list[Part], rows_in: int, duplicates: int, cache: PartCache) -> None:
-        """Remember what an earlier attempt's shard held, as if its rows had just been added."""
-        import pyarrow.parquet as pq
-
-        self.rows_in = rows_in
-        self.duplicates = duplicates
-        for part in parts:
-            if part.kind == "examples":
-                table = pq.read_table(cache.path("ingest", part), columns=["example_id", "image_id", "split"])
-                self._example_ids.update(table.column("example_id").to_pylist())
-                pairs = zip(table.column("image_id").to_pylist(), table.column("split").to_pylist(), strict=True)
-                self._split_of.update(pairs)
-            elif part.kind == "quarantine" and not self.first_problem:
-                first = pq.read_table(cache.path("ingest", part)).slice(0, 1).to_pylist()[0]
-                self.first_problem = f"{first['source']} row {first['row']}: {first['message']}"
+    def came_from(self, shard: str) -> list[RowRange]:
+        """Which rows of this shard, called `shard`, came from which file."""
+        return merged(
+            [
+                RowRange(file_key, shard, kind, start, start + 1)
+                for kind, keys in self._came_from.items()
+                for start, file_key in enumerate(keys)
+            ]
+        )
 
     def _split(self, row: SourceRow, image_id: str) -> str:
         """The source's own split, else a stable digest of the split group: growth never moves an image."""
@@ -128,24 +142,65 @@ class ShardWriter:
             return row.split
         group = row.split_group or image_id
         position = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
-        test, val = self._fractions
+        test, val = self._fractions["test"], self._fractions["val"]
         return "test" if position < test else "val" if position < test + val else "train"
 
 
-def _image(row: SourceRow, image_id: str, data: bytes, facts: ImageFacts) -> dict[str, Any]:
+def write_rows(table: pa.Table, kind: str, folder: Path) -> Path:
+    """A closed Parquet file of one part. Encoded images do not compress; texts do."""
+    import pyarrow.parquet as pq
+
+    path = folder / f"{kind}.parquet"
+    pq.write_table(table, path, compression="none" if kind == "images" else "zstd")
+    return path
+
+
+def _table(rows: list[dict[str, Any]], kind: str) -> pa.Table:
+    import pyarrow as pa
+
+    schemas = {
+        "images": images_schema,
+        "image_index": image_index_schema,
+        "examples": examples_schema,
+        "quarantine": quarantine_schema,
+    }
+    schema = schemas[kind]()
+    return pa.table([[row[name] for row in rows] for name in schema.names], schema=schema)
+
+
+def problem_of(row: SourceRow) -> RowFault | None:
+    """Why the row's own fields cannot make an example, or None."""
+    if row.split is not None and row.split not in SPLITS:
+        return RowFault("unknown_split", f"split {row.split!r}; expected one of {', '.join(SPLITS)}")
+    if row.task == "classify":
+        return None if (row.label or "").strip() else RowFault("no_label", "no class to learn")
+    if row.task == "regress":
+        return None if row.numbers else RowFault("no_numbers", "no numbers to learn")
+    if not any(target.strip() for target in row.targets):
+        return RowFault("no_targets", "no text to learn")
+    if row.task == "vqa" and not row.prompt.strip():
+        return RowFault("empty_prompt", "a question without words")
+    return None
+
+
+def _image(new: NewRow, image_id: str, stored: StoredImage) -> dict[str, Any]:
+    assert isinstance(new.row, SourceRow)
+    facts = stored.facts
     return {
         "image_id": image_id,
-        "bytes": data,
+        "bytes": stored.data,
         "format": facts.format,
         "width_px": facts.width_px,
         "height_px": facts.height_px,
-        "source_uri": row.image_uri,
+        "source_uri": _storable(new.row.image.name),
         "phash": facts.phash,
-        "split_group": row.split_group or image_id,
+        "split_group": _storable(new.row.split_group or image_id),
     }
 
 
-def _example(row: SourceRow, image_id: str, split: str) -> dict[str, Any]:
+def _example(new: NewRow, image_id: str, split: str) -> dict[str, Any]:
+    row = new.row
+    assert isinstance(row, SourceRow)
     example: dict[str, Any] = {
         "image_id": image_id,
         "task": row.task,
@@ -155,26 +210,11 @@ def _example(row: SourceRow, image_id: str, split: str) -> dict[str, Any]:
         "numbers": list(row.numbers),
         "label": row.label,
         "split": split,
-        "source": row.source,
-        "weight": 1.0,
+        "source": new.source,
+        "weight": new.weight,
         "attributes": sorted(row.attributes.items()),
     }
     return {"example_id": example_id_of(example), **example}
-
-
-def _problem_of(row: SourceRow) -> tuple[str, str] | None:
-    """(reason, message) where the row's own fields cannot make an example."""
-    if not any(target.strip() for target in row.targets):
-        return "no_targets", "no text to learn"
-    if row.task == "vqa" and not row.prompt.strip():
-        return "empty_prompt", "a question without words"
-    if row.split is not None and row.split not in SPLITS:
-        return "unknown_split", f"split {row.split!r}; expected one of {', '.join(SPLITS)}"
-    return None
-
-
-def _bad(row: SourceRow, reason: str, message: str) -> BadRow:
-    return BadRow(row.row, row.source, row.image_uri, reason, message)
 
 
 def _storable(text: str) -> str:

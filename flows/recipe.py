@@ -7,10 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_prep.ingest import PATH_FIELDS, IngestConfig
+from data_prep.ingest_config import IngestConfig
 from data_prep.pretrained import PretrainedRef
+from data_prep.sources import PATH_FIELDS
 from data_prep.tower import FeatureConfig
 from infra.errors import ConfigError
+from infra.places import is_remote
 from infra.yaml_config import parse, read_yaml, set_values
 from training.base.config import BaseConfig
 from training.config import TrainConfig
@@ -80,12 +82,15 @@ def _find(name_or_path: str) -> Path:
 
 
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same mapping with the paths of sources and model folders made absolute."""
+    """The same mapping with the local paths of sources and model folders made absolute. URIs are left as they are."""
+
+    def is_local(key: str, value: Any, keys: set[str]) -> bool:
+        return key in keys and isinstance(value, str) and not is_remote(value)
 
     def fix(section: Any, keys: set[str]) -> Any:
         if not isinstance(section, dict):
             return section
-        return {k: str(folder / v) if k in keys and isinstance(v, str) else v for k, v in section.items()}
+        return {k: str(folder / v) if is_local(k, v, keys) else v for k, v in section.items()}
 
     fixed = dict(values)
     ingest = values.get("ingest")

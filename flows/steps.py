@@ -51,8 +51,8 @@ def run_step(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace)
     )
 
 
-def _request_ingest(recipe: Recipe, _: Outputs, __: Workspace) -> OutputRequest:
-    return ingest_request(recipe.ingest, recipe.name)
+def _request_ingest(recipe: Recipe, _: Outputs, workspace: Workspace) -> OutputRequest:
+    return ingest_request(recipe.ingest, recipe.name, workspace.store)
 
 
 def _ingest(recipe: Recipe, _: Outputs, attempt: Attempt, workspace: Workspace) -> Draft:

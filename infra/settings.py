@@ -53,6 +53,15 @@ class RayResources(_Strict):
     object_store_memory_bytes: int = Field(default=256 * 2**20, gt=0)
 
 
+class IngestResources(_Strict):
+    """Processes that decode images, and what the worst image may cost."""
+
+    num_processes: int = Field(gt=0)
+    max_memory_bytes: int = Field(default=2**30, gt=0)
+    """Of one process."""
+    max_seconds_per_image: float = Field(default=5, gt=0)
+
+
 class CpuActorResources(_Strict):
     """Ray actors of one step that computes on CPUs only."""
 
@@ -97,6 +106,7 @@ class Profile(_Strict):
 
     name: str
     ray: RayResources
+    ingest: IngestResources
     base: CpuActorResources
     featurize: ActorResources
     train: TrainResources

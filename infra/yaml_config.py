@@ -1,6 +1,7 @@
 """YAML to strict pydantic classes, with errors a person can act on."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -85,6 +86,8 @@ def _told(model: type[BaseModel], error: ValidationError) -> str:
     problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     places, _ = _walk(model, problem["loc"])
     path = ".".join(places)
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _told_tag(path, problem)
     if problem["type"] == "extra_forbidden":
         _, classes = _walk(model, problem["loc"][:-1])
         known = sorted({name for found in classes for name in found.model_fields})
@@ -92,6 +95,15 @@ def _told(model: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"the key {path!r} is missing; expected a value. Add it."
     return f"{path} is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}. Change this value."
+
+
+def _told_tag(path: str, problem: Any) -> str:
+    """About a mapping whose `kind` decides its class."""
+    found = problem["input"].get("kind") if isinstance(problem["input"], dict) else None
+    known = re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected_tags", "")))
+    if not known:
+        return f"the key '{path}.kind' is missing; expected a value. Add it."
+    return f"{path}.kind is {found!r}; expected one of {', '.join(known)}.{suggestion(str(found), known)}"
 
 
 def _walk(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[type[BaseModel]]]:

@@ -1,4 +1,4 @@
-"""What a source gives: the files it lies in, and the rows of each file. Sources parse; they decode and decide nothing."""
+"""What a source gives: the files it lies in, and the rows of each. Sources parse; they decode and decide nothing."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,24 +1,23 @@
 """COCO captions: one JSON of images and annotations beside a folder of pictures. Only this file knows its keys."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from data_prep.sources.base import BadRow, FileFacts, SourceOptions, SourceRow
+from data_prep.sources.files import covering, not_of_this_kind, one_file, read_json
+from data_prep.sources.image_files import open_images
+from data_prep.sources.records import Split
 
-from data_prep.sources.base import SourceRow
-from data_prep.sources.files import file_facts, folder_facts, reader
-from infra.errors import DataError
+EXPECTED = "COCO captions JSON with images[id, file_name] and annotations[image_id, caption]"
 
 
-class CocoCaptionsConfig(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class CocoCaptionsConfig(SourceOptions):
     kind: Literal["coco_captions"]
-    annotations: Path
-    images: Path
-    split: str | None = None
+    annotations: str
+    images: str
+    """A folder, or a `.tar` or `.zip` archive."""
+    split: Split | None = None
     """COCO has one file per split; None leaves it to the dataset's split rule."""
 
 
@@ -27,39 +26,34 @@ class CocoCaptions:
 
     def __init__(self, config: CocoCaptionsConfig) -> None:
         self.config = config
+        self._images = open_images(config.images)
 
-    def listing(self) -> list[dict[str, Any]]:
-        return [file_facts(self.config.annotations, "annotations"), *folder_facts(self.config.images)]
+    def listing(self) -> list[FileFacts]:
+        return [one_file(self.config.annotations, "annotations"), *self._images.listing()]
 
-    def rows(self, start: int = 0) -> Iterator[SourceRow]:
-        names, captions = self._read()
+    def files(self) -> list[FileFacts]:
+        return covering([one_file(self.config.annotations, "annotations")], self.config, self._images)
+
+    def rows(self, file: FileFacts) -> Iterator[SourceRow | BadRow]:
+        names, captions = _read(file)
         for row, image_id in enumerate(captions):
-            if row < start:
-                continue
-            name = names.get(image_id, "")
             yield SourceRow(
                 row=row,
-                source="coco_captions",
-                image=reader(self.config.images, name or f"(image {image_id} is not listed)"),
-                image_uri=name,
+                image=self._images.ref(names.get(image_id, f"(image {image_id} is not listed)")),
                 task="caption",
-                prompt="",
                 targets=tuple(captions[image_id]),
                 split=self.config.split,
             )
 
-    def _read(self) -> tuple[dict[int, str], dict[int, list[str]]]:
-        path = self.config.annotations
-        try:
-            found = json.loads(path.read_bytes())
-            names = {image["id"]: str(image["file_name"]) for image in found["images"]}
-            captions: dict[int, list[str]] = defaultdict(list)
-            for annotation in found["annotations"]:
-                captions[annotation["image_id"]].append(" ".join(str(annotation["caption"] or "").split()))
-            ordered = dict(sorted(captions.items()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: {type(error).__name__} {error} while reading; expected COCO captions JSON with "
-                "images[id, file_name] and annotations[image_id, caption]. Fix the file or use kind: jsonl."
-            ) from error
-        return names, ordered
+
+def _read(file: FileFacts) -> tuple[dict[int, str], dict[int, list[str]]]:
+    """File names and captions by image, in order of ids: the order of the file says nothing."""
+    found = read_json(file, EXPECTED)
+    captions: dict[int, list[str]] = defaultdict(list)
+    try:
+        names = {image["id"]: str(image["file_name"]) for image in found["images"]}
+        for annotation in found["annotations"]:
+            captions[annotation["image_id"]].append(" ".join(str(annotation["caption"] or "").split()))
+        return names, dict(sorted(captions.items()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise not_of_this_kind(file, error, EXPECTED) from error

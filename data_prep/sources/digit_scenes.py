@@ -7,25 +7,27 @@ import io
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from data_prep.sources.base import SourceRow
+from data_prep.sources.base import BadRow, FileFacts, ImageRef, SourceOptions, SourceRow
+from data_prep.sources.files import covering, own_version
 from data_prep.sources.scene_text import COLOURS, GRID, Scene, captions, draw_scene, questions
+from infra.digests import digest_bytes
 
 if TYPE_CHECKING:
     import numpy as np
 
 ROWS_PER_SCENE = 6
 """One caption example and five questions."""
+DRAWING_VERSION = 1
+"""Raise it when the same scene becomes another picture."""
 _SPLITS = ("train",) * 8 + ("val", "test")
 
 
-class DigitScenesConfig(BaseModel):
+class DigitScenesConfig(SourceOptions):
     """What decides the rows of the digit scenes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["digit_scenes"]
     num_images: int = Field(gt=0)
@@ -41,32 +43,34 @@ class DigitScenes:
     def __init__(self, config: DigitScenesConfig) -> None:
         self.config = config
 
-    def listing(self) -> list[dict[str, Any]]:
-        package = importlib.util.find_spec("sklearn")  # does not import it: that takes a second
-        assert package is not None and package.origin is not None
-        archive = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        return [{"name": "sklearn/datasets/data/digits.csv.gz", "digest": digest}]
+    def listing(self) -> list[FileFacts]:
+        return [_originals()]
 
-    def rows(self, start: int = 0) -> Iterator[SourceRow]:
-        first_scene, skipped = divmod(start, ROWS_PER_SCENE)
-        for number in range(first_scene, self.config.num_images):
-            yield from self._scene_rows(number)[skipped:]
-            skipped = 0
+    def files(self) -> list[FileFacts]:
+        return covering(self.listing(), self.config)
 
-    def _scene_rows(self, number: int) -> list[SourceRow]:
+    def rows(self, file: FileFacts) -> Iterator[SourceRow | BadRow]:
+        for number in range(self.config.num_images):
+            yield from self._scene_rows(number, own_version(file))
+
+    def _scene_rows(self, number: int, version: str) -> list[SourceRow]:
+        seed, size_px = self.config.seed, self.config.image_size_px
         split = _SPLITS[number % len(_SPLITS)]
-        rng = random.Random(f"{self.config.seed}/{number}")
+        rng = random.Random(f"{seed}/{number}")
         scene = draw_scene(rng)
         asked = questions(scene, rng)
         drawing_seed = rng.getrandbits(64)
+        image = ImageRef(
+            uri=f"digit-scenes://{size_px}/{seed}/{number}",
+            name=f"scene {number}",
+            version=version,
+            read=functools.cache(lambda: _draw_png(scene, split, drawing_seed, size_px)),
+        )
 
         def row(offset: int, task: str, prompt: str, targets: tuple[str, ...], facts: dict[str, str]) -> SourceRow:
             return SourceRow(
                 row=number * ROWS_PER_SCENE + offset,
-                source="digit_scenes",
                 image=image,
-                image_uri=f"digit-scenes://{self.config.seed}/{number}",
                 task=task,
                 prompt=prompt,
                 targets=targets,
@@ -75,15 +79,20 @@ class DigitScenes:
                 attributes={"num_digits": str(len(scene.items))} | facts,
             )
 
-        @functools.cache
-        def image() -> bytes:
-            return _draw_png(scene, split, drawing_seed, self.config.image_size_px)
-
         rows = [row(0, "caption", "", captions(scene), {"scene": scene.to_json()})]
         for offset, question in enumerate(asked, start=1):
             facts = {"question_type": question.kind}
             rows.append(row(offset, "vqa", question.prompt, (question.answer,), facts))
         return rows
+
+
+def _originals() -> FileFacts:
+    """The archive of digits inside scikit-learn; its version covers how they are drawn, too."""
+    package = importlib.util.find_spec("sklearn")  # does not import it: that takes a second
+    assert package is not None and package.origin is not None
+    archive = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    version = digest_bytes(archive.read_bytes() + f"drawing {DRAWING_VERSION}".encode())
+    return FileFacts("digit-scenes://", "sklearn/datasets/data/digits.csv.gz", archive.stat().st_size, version)
 
 
 @functools.cache

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.ingest import IngestConfig, ingest, ingest_request
+from data_prep.ingest import ingest, ingest_request
+from data_prep.ingest_config import IngestConfig
 from infra.outputs import Manifest, ensure_output
 from infra.workspace import Workspace
 
@@ -50,7 +51,7 @@ def ingested(workspace: Workspace) -> Callable[..., Manifest]:
 
     def run(*sources: dict[str, Any], **more: Any) -> Manifest:
         config = IngestConfig.model_validate({"sources": list(sources), **more})
-        request = ingest_request(config, "demo")
+        request = ingest_request(config, "demo", workspace.store)
         return ensure_output(workspace.store, request, lambda attempt: ingest(config, attempt, workspace), {})[0]
 
     return run

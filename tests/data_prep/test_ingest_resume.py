@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from dataset_rows import captioned
 
 from data_prep import ingest as ingest_step
-from data_prep.ingest import IngestConfig, ingest, ingest_request
-from data_prep.shard_writer import ShardWriter
-from data_prep.sources import SourceRow
+from data_prep.ingest import ingest, ingest_request
+from data_prep.ingest_config import IngestConfig
+from data_prep.reading import ImageReader, ReadRow
+from data_prep.shard_writer import NewRow
 from infra.errors import IntegrityError
 from infra.outputs import Manifest, ensure_output, find_output
 from infra.store import LocalStore
@@ -36,21 +38,22 @@ from infra.progress import Silent
 from infra.settings import Settings, load_profile
 from infra.store import LocalStore
 from infra.workspace import Workspace
-from data_prep.shard_writer import ShardWriter
+from data_prep.ingest_config import IngestConfig
+from data_prep.reading import ImageReader
 
 folder, source, kill_at = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
-config = step.IngestConfig.model_validate({"sources": [source], "images_per_shard": 4, "max_quarantined_fraction": 1})
+config = IngestConfig.model_validate({"sources": [source], "images_per_shard": 4, "max_quarantined_fraction": 1})
 store = LocalStore(folder / "store")
 workspace = Workspace(Settings(var_dir=folder), load_profile("laptop"), store, PartCache(store, folder / "c"), Silent())
-add = ShardWriter.add
+read = ImageReader.read
 
-def count(self, row):
-    if self.rows_in == kill_at:
+def count(self, new):
+    if new.row.row == kill_at:
         os.kill(os.getpid(), 9)
-    add(self, row)
+    return read(self, new)
 
-ShardWriter.add = count
-ensure_output(store, step.ingest_request(config, "demo"), lambda attempt: step.ingest(config, attempt, workspace), {})
+ImageReader.read = count
+ensure_output(store, step.ingest_request(config, "demo", store), lambda attempt: step.ingest(config, attempt, workspace), {})
 """
 
 
@@ -76,14 +79,14 @@ def test_an_ingest_killed_after_its_first_shards_resumes_and_gives_the_same_data
     assert not [key for key in killed.list("") if key.endswith("manifest.json")]
     assert len([key for key in killed.list("") if "/journal/" in key]) == 2
     read: list[int] = []
-    add = ShardWriter.add
-    monkeypatch.setattr(ShardWriter, "add", lambda self, row: (read.append(row.row), add(self, row))[1])
+    read_image = ImageReader.read
+    monkeypatch.setattr(ImageReader, "read", lambda self, new: (read.append(new.row.row), read_image(self, new))[1])
     config = IngestConfig.model_validate({"sources": [source], **settings})
     resumed_in = Workspace(
         workspace.settings, workspace.profile, killed, type(workspace.cache)(killed, tmp_path / "c"), workspace.progress
     )
     resumed, _ = ensure_output(
-        killed, ingest_request(config, "demo"), lambda attempt: ingest(config, attempt, resumed_in), {}
+        killed, ingest_request(config, "demo", killed), lambda attempt: ingest(config, attempt, resumed_in), {}
     )
     assert resumed.draft == undisturbed.draft
     assert read == list(range(12, len(lines))), "it starts behind the second shard"
@@ -96,23 +99,24 @@ def test_an_exception_at_any_row_costs_one_shard_at_most(
     """Over two sources, where the resumed position is counted over both."""
     one, two = write_source(captioned(range(6)), 6, "one"), write_source(captioned(range(4, 10)), 10, "two")
     config = IngestConfig.model_validate({"sources": [one, two], "images_per_shard": 3})
-    request = ingest_request(config, "demo")
+    request = ingest_request(config, "demo", workspace.store)
     added = Counter[tuple[str, int]]()
-    add = ShardWriter.add
+    read = ImageReader.read
 
-    def failing(self: ShardWriter, row: SourceRow) -> None:
-        if self.rows_in == fail_at and not added["failed", 0]:
+    def failing(self: ImageReader, new: NewRow) -> tuple[ReadRow, bytes | None]:
+        if sum(added.values()) == fail_at and not added["failed", 0]:
             added["failed", 0] += 1
             raise RuntimeError("injected")
-        added[row.image_uri, row.row] += 1
-        add(self, row)
+        added[new.uri, new.row.row] += 1
+        return read(self, new)
 
-    monkeypatch.setattr(ShardWriter, "add", failing)
+    monkeypatch.setattr(ImageReader, "read", failing)
     with pytest.raises(RuntimeError):
         ensure_output(workspace.store, request, lambda attempt: ingest(config, attempt, workspace), {})
     assert find_output(workspace.store, request) is None
     manifest, _ = ensure_output(workspace.store, request, lambda attempt: ingest(config, attempt, workspace), {})
-    assert manifest.counts == {"rows_in": 12, "rows_out": 10, "duplicates": 2, "quarantined": 0, "images": 10}
+    rows = {name: manifest.counts[name] for name in ("rows_in", "rows_out", "duplicates", "quarantined", "images")}
+    assert rows == {"rows_in": 12, "rows_out": 10, "duplicates": 2, "quarantined": 0, "images": 10}
     assert sum(count - 1 for count in added.values()) <= 5, "one shard of three images, and its duplicates"
 
 
@@ -121,7 +125,7 @@ def test_a_shard_of_an_unfinished_attempt_that_is_damaged_is_named_and_its_remed
 ) -> None:
     source = write_source(captioned(range(6)), 6)
     config = IngestConfig.model_validate({"sources": [source], "images_per_shard": 2})
-    request = ingest_request(config, "demo")
+    request = ingest_request(config, "demo", workspace.store)
 
     def attempt_it() -> Manifest:
         return ensure_output(store, request, lambda attempt: ingest(config, attempt, workspace), {})[0]
@@ -133,7 +137,9 @@ def test_a_shard_of_an_unfinished_attempt_that_is_damaged_is_named_and_its_remed
         patched.setattr(ingest_step, "_draft", failing)
         with pytest.raises(RuntimeError):
             attempt_it()
-    parts = sorted((store.folder / "ingest" / "parts").iterdir())
+    stored = sorted((store.folder / "ingest" / "parts").iterdir())
+    parts = [part for part in stored if "bytes" not in pq.read_schema(part).names]  # ingest reads no images again
+    assert len(parts) == 6
     sizes = {part: part.stat().st_size for part in parts}
     for part in parts:
         os.truncate(part, sizes[part] // 2)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from dataset_rows import captioned, rows_of
 
-from data_prep.shard_writer import ShardWriter
-from data_prep.sources import BadRow
+from data_prep.dataset import read_examples
+from data_prep.reading import ImageReader
 from infra.errors import DataError
 from infra.outputs import Manifest
 from infra.store import LocalStore
@@ -33,7 +33,6 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("no_targets", {"image": "0.png", "captions": [" ", ""]}),
     ("no_targets", {"image": "0.png", "caption": None}),
     ("empty_prompt", {"image": "0.png", "question": " ", "answer": "yes"}),
-    ("split_conflict", {"image": "0.png", "caption": "elsewhere", "split": "test"}),
     ("unknown_split", {"image": "1.png", "caption": "a", "split": "dev"}),
     ("unreadable_row", "{not json"),
     ("unreadable_row", "[1, 2]"),
@@ -41,7 +40,7 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("unreadable_row", "[" * 100_000),
     ("unreadable_row", {"caption": "no image"}),
     ("unreadable_row", {"image": "0.png"}),
-    ("unreadable_row", {"image": "0.png", "captions": "not a list"}),
+    ("unreadable_row", {"image": "0.png", "captions": {"not": "a list"}}),
     ("unreadable_row", {"image": "0.png", "question": "what?"}),
     ("unreadable_row", {"image": "0.png", "caption": "a", "attributes": ["no", "mapping"]}),
     ("unreadable_row", {"image": "0.png", "caption": "half a character \ud800", "split": "train"}),
@@ -99,8 +98,10 @@ def test_rows_in_are_rows_out_and_duplicates_and_quarantined(
         "duplicates": 3,
         "quarantined": len(BAD_LINES),
         "images": 6,
+        "excluded": 0,
+        "to_try_again": 0,
     }
-    assert len(rows_of(manifest, "examples", workspace)) == 6
+    assert len(read_examples(manifest, workspace.cache, ("train", "val", "test"))) == 6
     found = Counter(row["reason"] for row in rows_of(manifest, "quarantine", workspace))
     assert found == Counter(reason for reason, _ in BAD_LINES)
     assert manifest.facts["statistics"]["quarantined_by_reason"] == dict(found)
@@ -124,11 +125,5 @@ def test_the_limit_itself_is_allowed_and_may_be_raised_without_reading_again(
     with pytest.raises(DataError):
         ingested(source, max_quarantined_fraction=0.24)
     with monkeypatch.context() as patched:
-        patched.setattr(ShardWriter, "add", None)
+        patched.setattr(ImageReader, "read", None)
         assert ingested(source, max_quarantined_fraction=0.25).counts["quarantined"] == 1
-
-
-def test_a_source_that_gives_bad_rows_itself_is_counted() -> None:
-    writer = ShardWriter(0.1, 0.1)
-    writer.quarantine(BadRow(7, "toy", "toy:7", "unreadable_row", "torn"))
-    assert (writer.rows_in, writer.first_problem) == (1, "toy row 7: torn")

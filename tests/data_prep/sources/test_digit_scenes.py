@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.sources.base import SourceRow
+from data_prep.sources.base import BadRow, SourceRow
 from data_prep.sources.digit_scenes import (
     ROWS_PER_SCENE,
     DigitScenes,
@@ -21,8 +21,15 @@ def source(num_images: int = 40, seed: int = 3) -> DigitScenes:
     return DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=num_images, seed=seed))
 
 
+def rows_of(scenes: DigitScenes) -> list[SourceRow]:
+    (file,) = scenes.files()
+    rows = list(scenes.rows(file))
+    assert not any(isinstance(row, BadRow) for row in rows)
+    return [row for row in rows if isinstance(row, SourceRow)]
+
+
 def facts(row: SourceRow) -> tuple[object, ...]:
-    return (row.row, row.image(), row.task, row.prompt, row.targets, row.split, row.attributes)
+    return (row.row, row.image.read(), row.task, row.prompt, row.targets, row.split, row.attributes)
 
 
 def test_splits_share_no_handwriting() -> None:
@@ -38,28 +45,27 @@ def test_splits_share_no_handwriting() -> None:
 
 def test_a_split_keeps_to_its_pool() -> None:
     """Every split occurs, and a group never spans two."""
-    rows = list(source().rows())
+    rows = rows_of(source())
     assert {row.split for row in rows} == {"train", "val", "test"}
     groups = {row.split_group: row.split for row in rows}
     assert all(groups[row.split_group] == row.split for row in rows)
 
 
-def test_same_seed_same_rows_and_a_start_gives_the_tail() -> None:
-    rows = [facts(row) for row in source().rows()]
+def test_same_seed_same_rows() -> None:
+    rows = [facts(row) for row in rows_of(source())]
     assert [row[0] for row in rows] == list(range(40 * ROWS_PER_SCENE))
-    for start in (0, 1, 6, 100, 239, 240):
-        assert [facts(row) for row in source().rows(start)] == rows[start:]
+    assert [facts(row) for row in rows_of(source())] == rows
 
 
 def test_more_images_only_add_rows_and_another_seed_changes_them() -> None:
-    few = [facts(row) for row in source(5).rows()]
-    more = [facts(row) for row in source(8).rows()]
+    few = [facts(row) for row in rows_of(source(5))]
+    more = [facts(row) for row in rows_of(source(8))]
     assert more[: len(few)] == few
-    assert [facts(row) for row in source(5, seed=4).rows()] != few
+    assert [facts(row) for row in rows_of(source(5, seed=4))] != few
 
 
 def test_answers_agree_with_the_scene() -> None:
-    for _, rows in itertools.groupby(source(200).rows(), key=lambda row: row.image_uri):
+    for _, rows in itertools.groupby(rows_of(source(200)), key=lambda row: row.image.uri):
         caption, *asked = rows
         scene = Scene.from_json(caption.attributes["scene"])
         for row in asked:
@@ -98,9 +104,9 @@ def expected_answer(scene: Scene, kind: str, prompt: str) -> str:
 
 
 def test_a_digit_is_painted_in_its_colour_in_its_cell() -> None:
-    caption = next(source().rows())
+    caption = rows_of(source())[0]
     scene = Scene.from_json(caption.attributes["scene"])
-    picture = np.asarray(Image.open(io.BytesIO(caption.image()))).astype(float)
+    picture = np.asarray(Image.open(io.BytesIO(caption.image.read()))).astype(float)
     for item in scene.items:
         rows, columns = (slice(16 * place, 16 * place + 16) for place in (item.row, item.column))
         cell = picture[rows, columns].reshape(-1, 3)
@@ -111,12 +117,28 @@ def test_a_digit_is_painted_in_its_colour_in_its_cell() -> None:
 
 def test_two_way_questions_are_balanced() -> None:
     """Guessing gives a half at most on one question in five."""
-    answers = [row.targets[0] for row in source(600).rows() if row.task == "vqa"]
+    answers = [row.targets[0] for row in rows_of(source(600)) if row.task == "vqa"]
     for positive, negative in (("yes", "no"), ("2", "3")):
         share = answers.count(positive) / (answers.count(positive) + answers.count(negative))
         assert share == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_listing_identifies_the_originals() -> None:
-    (entry,) = source().listing()
-    assert len(entry["digest"]) == 64
+def test_scenes_are_known_again_in_a_larger_set_and_not_under_another_seed_or_size() -> None:
+    """What the step needs to read only new scenes: the file has changed, the pictures have not."""
+
+    def images(scenes: DigitScenes) -> set[tuple[str, str]]:
+        return {(row.image.uri, row.image.version) for row in rows_of(scenes)}
+
+    assert source(5).files() != source(8).files()
+    assert images(source(5)) < images(source(8))
+    assert not images(source(5)) & images(source(5, seed=4))
+    larger = DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=5, seed=3, image_size_px=96))
+    assert not images(source(5)) & images(larger)
+
+
+def test_the_listing_covers_the_originals_and_how_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = source().listing()
+    assert before.size_bytes > 10_000
+    monkeypatch.setattr("data_prep.sources.digit_scenes.DRAWING_VERSION", 2)
+    (after,) = source().listing()
+    assert before.version != after.version
