@@ -14,16 +14,16 @@ from towers import vit_small
 NUM_UNITS_PER_CORE = 8
 CONDITIONS = (
     "From the moment the processes have loaded their tower to the last feature: on our side committed in the store, in "
-    "the bare loop in memory. Left out on both sides: starting processes, importing, loading the tower. The same files, "
-    "float32, {batch} images a batch, one thread a process, a process a core; `taskset` holds both sides to the cores. "
-    "Ray's own processes run on the same cores."
+    "the bare loop in memory. Left out on both sides: starting processes, importing, loading the tower. The same "
+    "files, float32, {batch} images a batch, one thread a process, a process a core; `taskset` holds both sides to the "
+    "cores. Ray's own processes run on the same cores."
 )
 
 
 def measure(plan: Plan) -> Iterator[Result]:
     towers = {"ViT-S": (vit_small(plan.root), plan.vit_images_per_core)}
     towers["MobileNetV2"] = (plan.mobilenet, plan.mobilenet_images_per_core)
-    for cores in (plan.all_cores[:1], plan.all_cores):
+    for cores in (plan.all_cores[:count] for count in plan.core_counts):
         with (
             Side("frostline", sys.executable, "frostline_side.py", cores) as frostline,
             Side("bare loop", sys.executable, "bare_loop_side.py", cores) as bare,

@@ -4,17 +4,21 @@ Imports and the start of Ray are paid before the first command that is timed; wh
 but for `featurize`, which tells when its actors were ready.
 """
 
-import shutil
+import os
+import random
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from sides import Timed, serve
 
 from data_prep import featurize as featurize_step
+from data_prep.features import FeatureStore
 from data_prep.featurize import Encoder, featurize, featurize_request
 from data_prep.ingest import IngestConfig, ingest, ingest_request
 from data_prep.pretrained import PretrainedRef, digest_of
@@ -28,6 +32,7 @@ from infra.store import open_store
 from infra.workspace import Workspace
 
 CONFIG = FeatureConfig()
+IMAGES_PER_GATHER = 32
 ray = ExitStack()
 
 
@@ -40,7 +45,7 @@ def workspace_at(root: Path, cache_dir: Path | None = None, *assignments: str) -
 def dataset_of(folder: str, images_per_shard: int, workspace: Workspace, lines: str = "lines.jsonl") -> Manifest:
     source = {"kind": "jsonl", "path": f"{folder}/{lines}", "images": f"{folder}/images"}
     config = IngestConfig.model_validate({"sources": [source], "images_per_shard": images_per_shard})
-    request = ingest_request(config, "bench")
+    request = ingest_request(config, "bench", workspace.store)
     return ensure_output(workspace.store, request, lambda attempt: ingest(config, attempt, workspace), {})[0]
 
 
@@ -56,12 +61,10 @@ def tower_digest(tower: str) -> str:
     return digest_of(PretrainedRef(folder=Path(tower)), None)
 
 
-def timed_ingest(folder: str, images_per_shard: int) -> dict[str, Any]:
+def timed_ingest(folder: str, images_per_shard: int, num_processes: int) -> dict[str, Any]:
     """Seconds from the recipe's source to the committed manifest, and the names of the quarantined files."""
-    import pyarrow.parquet as pq
-
     with tempfile.TemporaryDirectory(dir=Path(folder).parent) as scratch:
-        workspace = workspace_at(Path(scratch))
+        workspace = workspace_at(Path(scratch), None, f"ingest.num_processes={num_processes}")
         with Timed() as timed:
             dataset = dataset_of(folder, images_per_shard, workspace)
         quarantine = [pq.read_table(workspace.cache.path("ingest", p)) for p in dataset.parts_of("quarantine")]
@@ -135,6 +138,66 @@ def featurize_again(root: str, folder: str, images_per_shard: int, tower: str) -
     return {"seconds": timed.seconds, "counts": features.counts, "num_shards": len(dataset.parts_of("images"))}
 
 
+def read_features(root: str, folder: str, images_per_shard: int, tower: str) -> dict[str, Any]:
+    """Read every feature twice: into an empty cache and verified, image by image; then from the cache, in random order.
+    Then drop the cache's pages, and ask for one image of each part."""
+    warm = workspace_at(Path(root))
+    features = features_of(dataset_of(folder, images_per_shard, warm), tower, warm)
+    parts = features.parts_of("features")
+    stored = {part.digest: pq.read_table(warm.cache.path("featurize", part)) for part in parts}
+    image_ids = [image_id for table in stored.values() for image_id in table.column("image_id").to_pylist()]
+    one_each = [table.column("image_id")[len(table) // 3].as_py() for table in stored.values()]
+    shuffled = random.Random(0).sample(image_ids, len(image_ids))
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        cache = workspace_at(Path(root), Path(scratch)).cache
+        with Timed() as first:
+            opened = FeatureStore(features, cache)
+            num_bytes = sum(found.nbytes for found in _batches(opened, image_ids))
+        with Timed() as cached:
+            opened = FeatureStore(features, cache)
+            assert num_bytes == sum(found.nbytes for found in _batches(opened, shuffled))
+        _check_bits(opened, stored)
+        del opened  # pages of a mapped file stay
+        _drop_pages(Path(scratch))
+        before = _bytes_from_disk()
+        FeatureStore(features, cache).gather(one_each)
+        from_disk = _bytes_from_disk() - before
+    return {
+        "gigabytes": num_bytes / 1e9,
+        "first_seconds": first.seconds,
+        "cached_seconds": cached.seconds,
+        "bytes_from_disk": from_disk,
+        "bytes_asked": num_bytes // len(image_ids) * len(one_each),
+        "bytes_of_parts": sum(part.size_bytes for part in parts),
+    }
+
+
+def _batches(opened: FeatureStore, image_ids: list[str]) -> Iterator[Any]:
+    starts = range(0, len(image_ids), IMAGES_PER_GATHER)
+    return (opened.gather(image_ids[start : start + IMAGES_PER_GATHER]) for start in starts)
+
+
+def _check_bits(opened: FeatureStore, stored: dict[str, Any]) -> None:
+    for table in stored.values():
+        for image_id, expected in zip(
+            *(table.column(name).to_pylist() for name in ("image_id", "features")), strict=True
+        ):
+            assert opened.gather([image_id]).tobytes() == expected, image_id
+
+
+def _drop_pages(folder: Path) -> None:
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _bytes_from_disk() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
+
 if __name__ == "__main__":
     with ray:
         serve(
@@ -145,6 +208,7 @@ if __name__ == "__main__":
                 "featurize": timed_featurize,
                 "featurize_for": featurize_for,
                 "featurize_again": featurize_again,
+                "read_features": read_features,
             },
             ("frostline", "ray", "torch", "transformers", "pyarrow", "pillow", "ImageHash", "numpy"),
         )

@@ -19,7 +19,7 @@ CONDITIONS = (
 def measure(plan: Plan) -> Iterator[Result]:
     folder = photo_folder(plan.root, plan.photos, plan.ingest_images, some_truncated=True)
     cores = plan.all_cores
-    ours = {"folder": str(folder), "images_per_shard": plan.images_per_shard, "num_cores": len(cores)}
+    ours = {"folder": str(folder), "images_per_shard": plan.images_per_shard, "num_processes": len(cores)}
     theirs = {"folder": str(folder), "num_processes": len(cores)}
     with (
         Side("frostline", sys.executable, "frostline_side.py", cores) as frostline,

@@ -72,7 +72,7 @@ def _pss_mib(pid: int) -> float:
 
 
 def measure(plan: Plan) -> Iterator[Result]:
-    asked = {"images_per_shard": plan.images_per_shard}
+    asked = {"images_per_shard": plan.images_per_shard, "num_processes": len(plan.all_cores)}
     few, many = plan.memory_ingest_images, plan.memory_ingest_images * 10
     sides = {f"{count} images": _ingest(plan, count, asked) for count in (few, many)}
     names = (f"{many} images", f"{few} images")

@@ -15,6 +15,8 @@ class Plan:
     rounds: int
     ingest_images: int
     images_per_shard: int
+    core_counts: tuple[int, ...]
+    """Of the comparison of featurize."""
     vit_images_per_core: int
     mobilenet_images_per_core: int
     images_per_batch: int
@@ -22,6 +24,7 @@ class Plan:
     memory_featurize_images: int
     num_shards: int
     images_per_small_shard: int
+    reading_images: int
 
     @property
     def photos(self) -> Path:
@@ -48,6 +51,7 @@ def whole(root: Path, shared_data: Path) -> Plan:
         rounds=5,
         ingest_images=6000,
         images_per_shard=512,
+        core_counts=(1, 2),
         vit_images_per_core=128,
         mobilenet_images_per_core=512,
         images_per_batch=16,
@@ -55,6 +59,7 @@ def whole(root: Path, shared_data: Path) -> Plan:
         memory_featurize_images=400,
         num_shards=64,
         images_per_small_shard=20,
+        reading_images=3000,
     )
 
 
@@ -65,6 +70,7 @@ def quick(root: Path, shared_data: Path) -> Plan:
         rounds=1,
         ingest_images=60,
         images_per_shard=32,
+        core_counts=(2,),
         vit_images_per_core=8,
         mobilenet_images_per_core=8,
         images_per_batch=4,
@@ -72,4 +78,5 @@ def quick(root: Path, shared_data: Path) -> Plan:
         memory_featurize_images=8,
         num_shards=3,
         images_per_small_shard=4,
+        reading_images=64,
     )

@@ -12,8 +12,8 @@ from sides import Side
 from towers import vit_tiny
 
 CONDITIONS = (
-    "The dataset has got one more caption and no more image. Seconds from the request to the committed manifest, with an "
-    "empty cache, as on another machine. 0 images were encoded."
+    "The dataset has got one more caption and no more image. Seconds from the request to the committed manifest, with "
+    "an empty cache, as on another machine. 0 images were encoded."
 )
 
 

@@ -1,4 +1,4 @@
-"""A side of a comparison: a process that has imported all it needs and then does what it is asked, one line of JSON each.
+"""A side of a comparison: a process that has imported all it needs, and then does what each line of JSON asks.
 
 Sides live as long as the measurement, so that their runs can be interleaved and no run pays for imports. Only the
 standard library is used here: one of the sides has a virtual environment of its own.

@@ -16,6 +16,12 @@ def vit_tiny(root: Path) -> Path:
     return _vit(root / "vit-tiny", {**small, "image_size": 16, "patch_size": 8})
 
 
+def wide_and_shallow(root: Path) -> Path:
+    """Patches of 768 numbers without a layer above them: many bytes of features for little work."""
+    none = {"hidden_size": 768, "num_hidden_layers": 0, "num_attention_heads": 2, "intermediate_size": 32}
+    return _vit(root / "wide-and-shallow", {**none, "image_size": 224, "patch_size": 16})
+
+
 def _vit(folder: Path, sizes: dict[str, int]) -> Path:
     if (folder / "preprocessor_config.json").exists():
         return folder
