@@ -45,7 +45,7 @@ Outcome = Inspected | RowFault
 class DecodePool:
     """`num_processes` workers, started with the first image and stopped on exit, whatever happens in between.
 
-    max_memory_bytes: address space of a worker, of which Python and the libraries take 250 MB. max_seconds: of CPU time
+    max_memory_bytes: address space of a worker, of which Python and the libraries take 150 MB. max_seconds: of CPU time
     for one image. An image above either, or one that kills its worker, is a RowFault.
     """
 
@@ -72,6 +72,9 @@ class DecodePool:
             self._tasks.put(None)
         for lane in self._lanes:
             lane.join()
+        while not self._tasks.empty():
+            if left := self._tasks.get():
+                left.outcomes.cancel()
 
     def worker_pids(self) -> list[int]:
         return [lane.worker.pid for lane in self._lanes if lane.worker is not None]
@@ -98,6 +101,7 @@ class DecodePool:
             yield from window.popleft().outcomes()
 
     def _submit(self, batch: _Batch[Item]) -> _Batch[Item]:
+        assert all(lane.is_alive() for lane in self._lanes), "a decode pool was used outside its `with` block"
         if batch.task.images:
             self._tasks.put(batch.task)
         return batch
@@ -162,6 +166,8 @@ class _Lane(threading.Thread):
                         task.outcomes.set_exception(error)
                 following = None
             sent = following
+        if self.worker is not None:
+            self.worker.stop()
 
     def stop(self) -> None:
         """Let no other worker start, and kill this one: the thread sees it die and ends."""

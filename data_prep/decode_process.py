@@ -13,7 +13,11 @@ from data_prep.decode_worker import OUT_OF_MEMORY, READY
 from data_prep.reencode import Reencode
 from infra.errors import PlatformError
 
-_REASONS = {-signal.SIGPROF: "too_slow", -signal.SIGALRM: "too_slow", OUT_OF_MEMORY: "too_much_memory"}
+_REASONS = {
+    -signal.SIGPROF: ("too_slow", "ran out of CPU time"),
+    -signal.SIGALRM: ("too_slow", "ran out of time"),
+    OUT_OF_MEMORY: ("too_much_memory", "ran out of memory"),
+}
 
 
 class WorkerDied(Exception):  # noqa: N818 (what an image did)
@@ -28,14 +32,15 @@ class WorkerProcess:
     """Running and ready. Raises PlatformError where it does not start."""
 
     def __init__(self, max_memory_bytes: int, max_seconds: float, reencode: Reencode | None) -> None:
-        self._limits = f"{max_memory_bytes} bytes of memory and {max_seconds:g} seconds"
+        self._limits = f"{max_memory_bytes} bytes of memory and {max_seconds:g} s"
         arguments = [str(max_memory_bytes), str(max_seconds), *([reencode.model_dump_json()] if reencode else [])]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "OPENBLAS_NUM_THREADS": "1",  # each of its threads takes address space, which is limited
+            "OPENBLAS_NUM_THREADS": "1",  # threads and arenas take address space, which is limited
+            "MALLOC_ARENA_MAX": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "data_prep.decode_worker", *arguments],
+            [sys.executable, "-P", "-m", "data_prep.decode_worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -62,9 +67,8 @@ class WorkerProcess:
             return read_answers(self._answers)
         except EOFError:
             returncode = self.stop()
-            reason = _REASONS.get(returncode, "decoder_died")
-            message = f"its decoder {_end(returncode)}; expected an answer within {self._limits}"
-            raise WorkerDied(reason, message) from None
+            reason, end = _REASONS.get(returncode, ("decoder_died", _end(returncode)))
+            raise WorkerDied(reason, f"its decoder {end}; expected an answer within {self._limits}") from None
 
     def kill(self) -> None:
         """From any thread; `receive` then tells."""

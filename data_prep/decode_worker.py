@@ -14,11 +14,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import IO, Any
 
 from data_prep.decode_messages import read_images, write_answers
-from data_prep.images import ImageError, inspect
+from data_prep.images import MAX_BYTES, ImageError, inspect
 
 READY = b"+"
 OUT_OF_MEMORY = 82
@@ -31,21 +30,23 @@ changes no result."""
 def main() -> None:
     max_memory_bytes, max_seconds = int(sys.argv[1]), float(sys.argv[2])
     _import_decoders()
+    warnings.simplefilter("ignore")
+    shrink = _shrinker(sys.argv[3:])
+    inbox: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+    bytearray(MAX_BYTES)  # a limit without room for the largest image is told now
     answers = os.fdopen(os.dup(1), "wb")
+    answers.write(READY)
+    answers.flush()
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)  # libtiff and others write about each bad file
-    warnings.simplefilter("ignore")
-    inbox: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(sys.stdin.buffer, inbox), daemon=True).start()
-    shrink = _shrinker(sys.argv[3:])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
-    answers.write(READY)
-    answers.flush()
     try:
         while True:
             found = [_look(data, max_seconds, shrink) for data in inbox.get()]
+            _limit_seconds(0)
             write_answers(answers, [answer for answer, _ in found], [blob for _, blob in found])
     except MemoryError:  # libraries need not have survived it either
         os._exit(OUT_OF_MEMORY)
@@ -83,16 +84,18 @@ def _shrinker(arguments: list[str]) -> Callable[[bytes], bytes | None]:
 
 def _look(data: bytes, max_seconds: float, shrink: Callable[[bytes], bytes | None]) -> tuple[dict[str, Any], bytes]:
     """(facts, smaller bytes or none at all) or (reason and message, none at all)."""
-    signal.setitimer(signal.ITIMER_PROF, max_seconds)  # both end the process where nobody stops them
-    signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK_FACTOR * max_seconds)
+    _limit_seconds(max_seconds)
     try:
         smaller = shrink(data)
-        return asdict(inspect(smaller or data)), smaller or b""
+        return vars(inspect(smaller or data)), smaller or b""
     except ImageError as error:
         return {"reason": error.reason, "message": str(error)}, b""
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _limit_seconds(seconds: float) -> None:
+    """From now on, until the next call. The signals end the process; 0 is no limit."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK_FACTOR * seconds)
 
 
 if __name__ == "__main__":

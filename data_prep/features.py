@@ -1,81 +1,90 @@
-"""Reading stored patch features: verified, unpacked once per machine, memory-mapped, gathered by image.
+"""Reading stored patch features: each image's row where it lies in a verified part.
 
-Shapes: N images of a part, B images asked for, P patches, V vision width.
+Shapes: B images asked for, P patches, V vision width.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from data_prep.feature_parts import STEP, FeatureFile
+from data_prep.image_index import ImageIndex, digests_of, read_indexes
+from data_prep.views import ORIGINAL
 from infra.errors import DataError
-from infra.outputs import Manifest, Part
+from infra.outputs import Manifest
 from infra.part_cache import PartCache
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from data_prep.image_index import Digests
+
+MAX_OPEN_FILES = 256
+
 
 class FeatureStore:
-    """Patch features of every image of a `featurize` output. Opening maps files; it reads no features."""
+    """Patch features of every image of a `featurize` output. Opening reads small index parts; a feature part is
+    fetched and verified when the first of its images is asked for."""
 
     def __init__(self, manifest: Manifest, cache: PartCache) -> None:
-        import numpy as np
-
         self.num_patches = int(manifest.facts["num_patches"])
         self.vision_width = int(manifest.facts["vision_width"])
-        self._maps: list[NDArray[np.float16]] = []
-        self._place: dict[str, tuple[int, int]] = {}
-        for number, part in enumerate(manifest.parts_of("features")):
-            folder = _unpacked(part, cache, self.num_patches, self.vision_width)
-            self._maps.append(np.load(folder / "features.npy", mmap_mode="r"))
-            ids = (folder / "image_ids.txt").read_text().split()
-            self._place.update({image_id: (number, row) for row, image_id in enumerate(ids)})
+        self.views: list[str] = list(manifest.facts["views"])
+        """Names of what is stored of each image: `original`, then its augmentations."""
+        parts = manifest.parts_of("features")
+        self._rows = _rows_of(manifest, cache)
+        # A closure, and no method: a cache on a method would keep every store alive.
+        self._file = lru_cache(MAX_OPEN_FILES)(lambda number: FeatureFile(cache.path(STEP, parts[number])))
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._rows[ORIGINAL])
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._place
+        found, _ = self._rows[ORIGINAL].find(digests_of([image_id]))
+        return bool(found[0])
 
-    def gather(self, image_ids: Sequence[str]) -> NDArray[np.float16]:
+    def gather(self, image_ids: Sequence[str], view: str = ORIGINAL) -> NDArray[np.float16]:
         """float16[B, P, V] in the order asked. Raises DataError naming the first image without features."""
         import numpy as np
 
+        if view not in self._rows:
+            raise DataError(
+                f"the view {view!r} was asked for; expected one of {', '.join(self.views)}. Raise featurize.views."
+            )
+        found, places = self._rows[view].find(digests_of(image_ids))
+        if not found.all():
+            raise DataError(
+                f"image {image_ids[int(found.argmin())][:12]}… has no features among {len(self)} images; expected one "
+                "row per image. Run `frostline run RECIPE --force featurize`."
+            )
         out_BPV = np.empty((len(image_ids), self.num_patches, self.vision_width), dtype=np.float16)
-        for position, image_id in enumerate(image_ids):
-            place = self._place.get(image_id)
-            if place is None:
-                raise DataError(
-                    f"image {image_id[:12]}… has no features among {len(self)} images; expected one row per image. "
-                    "Run `frostline run RECIPE --force featurize`."
-                )
-            out_BPV[position] = self._maps[place[0]][place[1]]
+        rows = out_BPV.reshape(len(image_ids), -1).view(np.uint8)
+        for values, place in zip(rows, places.tolist(), strict=True):
+            number, row = divmod(place, _PARTS_APART)
+            self._file(number).read_into(row, values)
         return out_BPV
 
 
-def _unpacked(part: Part, cache: PartCache, num_patches: int, vision_width: int) -> Path:
-    """A folder with `features.npy` and `image_ids.txt` of one verified part; Parquet itself cannot be mapped."""
-    target = cache.folder / "features" / part.digest
-    if target.exists():
-        return target
+_PARTS_APART = 2**32
+"""A place is part number × this + row: one number, so that ten million of them are one small array."""
+
+
+def _rows_of(manifest: Manifest, cache: PartCache) -> dict[str, ImageIndex]:
+    """By view, where each image's features lie."""
     import numpy as np
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc
 
-    table = pq.read_table(cache.path("featurize", part))
-    column = table.column("features").combine_chunks()
-    flat = np.frombuffer(column.buffers()[1], dtype=np.float16, count=len(column) * num_patches * vision_width)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".tmp-"))
-    np.save(temporary / "features.npy", flat.reshape(-1, num_patches, vision_width))
-    (temporary / "image_ids.txt").write_text("\n".join(table.column("image_id").to_pylist()))
-    try:
-        temporary.rename(target)
-    except OSError:  # another process was first
-        import shutil
-
-        shutil.rmtree(temporary)
-    return target
+    numbers = {part.digest: number for number, part in enumerate(manifest.parts_of("features"))}
+    indexes = manifest.parts_of("feature_index")
+    digests: dict[str, list[Digests]] = {view: [] for view in manifest.facts["views"]}
+    places: dict[str, list[NDArray[np.int64]]] = {view: [] for view in digests}
+    for part, table in zip(indexes, read_indexes(STEP, indexes, cache, ["image_id", "view"]), strict=True):
+        first = numbers[part.facts["features"]] * _PARTS_APART
+        for view in digests:
+            rows = np.flatnonzero(pc.equal(table.column("view"), view))
+            digests[view].append(digests_of(table.column("image_id").take(rows).to_pylist()))
+            places[view].append(first + rows)
+    return {view: ImageIndex(digests[view], places[view]) for view in digests}

@@ -88,7 +88,8 @@ def inspect(data: bytes) -> ImageFacts:
         size = image.size
         drafted = image.draft("L", (_HASHED_PX, _HASHED_PX)) if _format_of(data) == "JPEG" else None
         image.load()
-        grey = image if image.mode == "L" and not image.has_transparency_data else to_rgb(image).convert("L")
+        plain = image.mode in ("L", "RGB") and not image.has_transparency_data
+        grey = (image if plain else to_rgb(image)).convert("L")
         turn = turn_of(image)
     if drafted is None:
         size = grey.size  # a TIFF is turned upright while it is loaded
@@ -132,7 +133,7 @@ def opened(data: bytes) -> Iterator[ImageFile]:
     except Exception as error:  # decoders raise anything at hostile bytes: struct.error, TypeError, OverflowError ...
         found = str(error).split("<")[0].strip() or type(error).__name__
         raise ImageError(
-            _reason_of(error),
+            _reason_of(error, data),
             f"an image of {len(data)} bytes cannot be decoded ({found}); expected {', '.join(FORMATS)} "
             f"of at most {MAX_PIXELS} pixels. Repair or remove it.",
         ) from error
@@ -181,16 +182,17 @@ def _eight_bits(image: Image) -> Image:
     import numpy as np
     from PIL.Image import fromarray
 
-    values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        return fromarray((values >> 8).astype(np.uint8))
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    values = np.array(image, dtype=np.float64)
     finite = np.isfinite(values)
     low, high = np.min(values, where=finite, initial=np.inf), np.max(values, where=finite, initial=-np.inf)
     if not low < high:
         return fromarray(np.zeros(values.shape, np.uint8))
-    share = np.subtract(values, low, out=np.zeros(values.shape, np.float32), where=finite, casting="unsafe")
-    share *= 255 / (float(high) - float(low))
-    return fromarray(np.rint(share, out=share).astype(np.uint8))
+    values[~finite] = low
+    values -= low
+    values *= 255 / (high - low)
+    return fromarray(np.rint(values).astype(np.uint8))
 
 
 def _format_of(data: bytes) -> str:
@@ -205,11 +207,13 @@ def _format_of(data: bytes) -> str:
     )
 
 
-def _reason_of(error: Exception) -> str:
+def _reason_of(error: Exception, data: bytes) -> str:
     from PIL.Image import DecompressionBombError
 
     if isinstance(error, DecompressionBombError):
         return "too_many_pixels"
     text = str(error).lower()
-    cut = isinstance(error, EOFError) or any(words in text for words in ("truncated", "not enough image data"))
-    return "truncated" if cut else "unreadable_image"
+    told = isinstance(error, EOFError) or "truncated" in text or "not enough image data" in text
+    # WebP's decoder tells nothing; its second word is the number of bytes after it.
+    missing = data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return "truncated" if told or missing else "unreadable_image"

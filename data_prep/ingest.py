@@ -4,26 +4,18 @@ A dataset continues the newest one of its recipe: rows that were read already ar
 what is new is read, and only shards of which rows were withdrawn are written again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from data_prep.drafting import draft_of, rules_in
+from data_prep.forgotten import forgotten_input
 from data_prep.ingest_config import IngestConfig
-from data_prep.keeping import files_table, keep_claimed, upload_tables
-from data_prep.known_rows import KnownRows, RowRange, merged, read_ranges
-from data_prep.merge import (
-    COUNTS,
-    DUPLICATE,
-    dataset_digest,
-    excluded_table,
-    judge,
-    masked_table,
-    read_rows,
-    split_digest,
-)
+from data_prep.keeping import keep_claimed
+from data_prep.known_rows import KnownRows, merged, read_ranges
 from data_prep.new_shards import Journal, read_new
-from data_prep.shards import ROW_KINDS, STEP, Shard, shards_of
+from data_prep.shards import STEP, Shard, shards_of
 from data_prep.sources import PATH_FIELDS, open_source
 from data_prep.sources.base import fingerprint_facts
-from data_prep.statistics import first_problem, num_passing, quarantined_by_reason, statistics
+from data_prep.statistics import first_problem
 from infra import log
 from infra.digests import digest_json
 from infra.errors import DataError
@@ -46,7 +38,7 @@ def ingest_request(config: IngestConfig, name: str, store: Store) -> OutputReque
     listings = [fingerprint_facts(open_source(source).listing()) for source in config.sources]
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
-    inputs = {"source_listing": digest_json(listings)}
+    inputs = {"source_listing": digest_json(listings), **forgotten_input(store)}
     newest = next(_earlier(store, name), None)
     if newest is not None and newest.config == decisive and inputs.items() <= newest.inputs.items():
         inputs = {**inputs, TRIES_AGAIN: newest.fingerprint} if newest.counts["to_try_again"] else newest.inputs
@@ -67,8 +59,11 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     )
     new = read_new(config, known, journal, workspace)
     kept, renamed = keep_claimed(known, new.shards, attempt, cache)
+    shards = [*kept, *new.shards]
     ranges = merged([*known.claims(renamed), *new.ranges])
-    return _draft(config, [*kept, *new.shards], ranges, attempt, cache)
+    found = draft_of(shards, ranges, rules_in(attempt.request.config), attempt, cache)
+    _check(config, found.counts, shards, cache)
+    return found
 
 
 def _earlier(store: Store, name: str) -> Iterator[Manifest]:
@@ -88,38 +83,7 @@ def _continued(request: OutputRequest, store: Store) -> Manifest | None:
     return newest if all(newest.config.get(name) == request.config.get(name) for name in same) else None
 
 
-def _draft(
-    config: IngestConfig, shards: Sequence[Shard], ranges: Sequence[RowRange], attempt: Attempt, cache: PartCache
-) -> Draft:
-    rows = read_rows(shards, cache)
-    verdict_N = judge(rows)
-    num_duplicates = int((verdict_N == DUPLICATE).sum())
-    counts = {
-        "rows_in": sum(shard.num_rows(kind) for shard in shards for kind in ROW_KINDS),
-        "rows_out": int((verdict_N == COUNTS).sum()),
-        "duplicates": num_duplicates,
-        "quarantined": sum(quarantined_by_reason(shards, verdict_N, cache).values()),
-        "images": sum(shard.num_rows("images") for shard in shards),
-    }
-    assert counts["rows_in"] == counts["rows_out"] + counts["duplicates"] + counts["quarantined"], counts
-    _check(config, counts, shards, cache)
-    excluded = excluded_table(rows, verdict_N, shards, config.near_duplicate_distance, cache)
-    tables = {"masked": masked_table(rows, verdict_N), "excluded": excluded, "files": files_table(ranges)}
-    pixels = digest_json(config.reencode.model_dump(mode="json")) if config.reencode else ""
-    more = {"reencode_digest": pixels} if pixels else {}
-    return Draft(
-        parts=[part for shard in shards for part in shard.parts.values()] + upload_tables(tables, attempt),
-        identity={
-            "dataset_digest": dataset_digest(rows, verdict_N, excluded, pixels),
-            "test_digest": split_digest(rows, verdict_N, "test", pixels),
-            **more,
-        },
-        counts=counts | {"excluded": len(excluded), "to_try_again": num_passing(shards, cache)},
-        facts={"statistics": statistics(shards, rows, verdict_N, cache)},
-    )
-
-
-def _check(config: IngestConfig, counts: dict[str, int], shards: Sequence[Shard], cache: PartCache) -> None:
+def _check(config: IngestConfig, counts: Mapping[str, int], shards: Sequence[Shard], cache: PartCache) -> None:
     if counts["rows_in"] and counts["quarantined"] / counts["rows_in"] > config.max_quarantined_fraction:
         raise DataError(
             f"{counts['quarantined']} of {counts['rows_in']} rows are bad, the first: {first_problem(shards, cache)}; "

@@ -60,9 +60,7 @@ def _image_masks(shard: Shard, shown: NDArray[np.bytes_], cache: PartCache) -> d
     return {"images": mask, "image_index": mask}
 
 
-def _written_again(
-    shard: Shard, masks: Mapping[str, NDArray[np.bool_]], attempt: Attempt, cache: PartCache
-) -> Shard:
+def _written_again(shard: Shard, masks: Mapping[str, NDArray[np.bool_]], attempt: Attempt, cache: PartCache) -> Shard:
     import pyarrow as pa
 
     parts: dict[str, Part] = {}

@@ -6,10 +6,12 @@ Rows are addressed by their position over all shards: first all `examples` rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from data_prep.image_index import ImageIndex, digests_of
 from data_prep.shards import ROW_KINDS, Shard, concatenated, digests_in, hex_of, read_columns
 from infra.outputs import Part
 from infra.part_cache import PartCache
@@ -79,9 +81,9 @@ class KnownRows:
                 stored.append(digests_in(read_columns(shard.parts["image_index"], cache, ["image_id"]).column(0)))
         self._row_keys = _Sorted(concatenated(keys, "S32"))
         self._passing_N = concatenated(passing, "bool")
-        self._image_keys = _Sorted(concatenated(image_keys, "S32"))
         self._image_ids = concatenated(image_ids, "S32")
-        self._stored = np.sort(concatenated(stored, "S32"))
+        self._image_at = ImageIndex(image_keys, [np.arange(len(self._image_ids))])
+        self._stored = ImageIndex(stored, [np.arange(sum(map(len, stored)))])
         self._claimed_by_N = np.full(offset, NOBODY, dtype=np.int32)
         self._files: list[bytes] = []
         self._ranges_of: dict[bytes, list[slice]] = {}
@@ -102,6 +104,17 @@ class KnownRows:
             self._claimed_by_N[part] = number
         return True
 
+    def claim_all_but(self, image_ids: Collection[str]) -> None:
+        """Keep every row that a file is known for, save those that show one of these images."""
+        import numpy as np
+
+        for file_key, rows in self._ranges_of.items():
+            number = self._number_of(file_key)
+            for part in rows:
+                self._claimed_by_N[part] = number
+        shows = np.isin(self._image_ids, digests_of(sorted(image_ids)))
+        self._claimed_by_N[self._example_rows()[shows]] = NOBODY
+
     def claim_row(self, row_key: bytes, file_key: bytes) -> bool:
         """Keep one row that nobody has claimed yet. False where there is none like it."""
         for row in self._row_keys.places(row_key):
@@ -112,15 +125,11 @@ class KnownRows:
 
     def image_id_at(self, image_key: bytes) -> str | None:
         """The id of the image that was read there, or None."""
-        place = next(self._image_keys.places(image_key), None)
-        return None if place is None else hex_of(self._image_ids[place : place + 1])[0]
+        known, place = self._image_at.find(_one(image_key))
+        return hex_of(self._image_ids[place])[0] if known[0] else None
 
     def holds_image(self, image_id: str) -> bool:
-        import numpy as np
-
-        wanted = np.frombuffer(bytes.fromhex(image_id), dtype="S32")
-        place = int(np.searchsorted(self._stored, wanted)[0])
-        return place < len(self._stored) and bool(self._stored[place] == wanted[0])
+        return bool(self._stored.find(_one(bytes.fromhex(image_id)))[0][0])
 
     @property
     def num_claimed(self) -> int:
@@ -132,11 +141,8 @@ class KnownRows:
 
     def claimed_image_ids(self) -> NDArray[np.bytes_]:
         """Of the example rows that somebody has claimed."""
-        examples = [segment for segment in self._segments if segment.kind == "examples"]
-        claimed = [
-            self._claimed_by_N[segment.offset : segment.offset + segment.num_rows] != NOBODY for segment in examples
-        ]
-        return self._image_ids[concatenated(claimed, "bool")]
+        found: NDArray[np.bytes_] = self._image_ids[self._claimed_by_N[self._example_rows()] != NOBODY]
+        return found
 
     def kept(self, shard: Shard, kind: str) -> NDArray[np.bool_]:
         """bool[rows]: which rows of this part somebody has claimed."""
@@ -153,10 +159,18 @@ class KnownRows:
             claimed = self._claimed_by_N[segment.offset : segment.offset + segment.num_rows]
             kept = claimed[claimed != NOBODY]
             edges = [0, *(np.flatnonzero(np.diff(kept)) + 1).tolist(), len(kept)]
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in itertools.pairwise(edges):
                 if stop > start:
                     name = renamed.get(segment.shard, segment.shard)
                     yield RowRange(self._files[kept[start]], name, segment.kind, start, stop)
+
+    def _example_rows(self) -> NDArray[np.int64]:
+        """Where the rows that show an image are among all rows."""
+        import numpy as np
+
+        examples = [segment for segment in self._segments if segment.kind == "examples"]
+        places = [np.arange(segment.offset, segment.offset + segment.num_rows) for segment in examples]
+        return concatenated(places, "int64")
 
     def _number_of(self, file_key: bytes) -> int:
         if not self._files or self._files[-1] != file_key:
@@ -164,8 +178,14 @@ class KnownRows:
         return len(self._files) - 1
 
 
+def _one(digest: bytes) -> NDArray[np.bytes_]:
+    import numpy as np
+
+    return np.frombuffer(digest, dtype="S32")
+
+
 class _Sorted:
-    """Finds where a digest stands among many, in memory proportional to the digests."""
+    """Finds every place of a digest among many, in memory proportional to the digests."""
 
     def __init__(self, digests: NDArray[np.bytes_]) -> None:
         import numpy as np
@@ -176,7 +196,7 @@ class _Sorted:
     def places(self, digest: bytes) -> Iterator[int]:
         import numpy as np
 
-        wanted = np.frombuffer(digest, dtype="S32")
+        wanted = _one(digest)
         place = int(np.searchsorted(self._sorted, wanted)[0])
         while place < len(self._sorted) and self._sorted[place] == wanted[0]:
             yield int(self._order[place])

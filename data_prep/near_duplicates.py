@@ -7,6 +7,7 @@ Shapes: M test images, N others.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -49,4 +50,4 @@ def nearest_within(
 def _bands(count: int) -> Iterator[tuple[int, int]]:
     """(shift, width) of `count` bands of bits, together all 64."""
     edges = [HASH_BITS * number // count for number in range(count + 1)]
-    return ((start, stop - start) for start, stop in zip(edges, edges[1:], strict=False))
+    return ((start, stop - start) for start, stop in itertools.pairwise(edges))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.decode_pool import DecodePool, Inspected
+from data_prep.forgotten import forgotten_images
 from data_prep.ingest_config import IngestConfig
 from data_prep.known_rows import RowRange
 from data_prep.reading import ImageReader, ReadRow, new_rows, row_files
@@ -57,7 +58,7 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
     """Claim what is known, and write the rest into new shards."""
     resources = workspace.profile.ingest
     writer = ShardWriter(config.images_per_shard, config.split_fractions.model_dump())
-    reader = ImageReader(known, frozenset())
+    reader = ImageReader(known, forgotten_images(workspace.store))
     files = [file for file in row_files(config.sources) if not known.claim_file(file.key)]
     workspace.progress.start(STEP, 0, "rows", done=known.num_claimed)
     new = NewShards([], [])

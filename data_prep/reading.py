@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.keys import file_key, image_key, row_key
 from data_prep.shard_writer import NewRow, problem_of
-from data_prep.sources import BadRow, FileFacts, RowFault, Source, SourceConfig, SourceRow, open_source
+from data_prep.sources import BadRow, FileFacts, RowFault, Source, SourceConfig, open_source
 from infra.digests import digest_bytes
 
 if TYPE_CHECKING:

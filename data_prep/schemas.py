@@ -122,23 +122,25 @@ def files_schema() -> pa.Schema:
     )
 
 
-def features_schema(num_patches: int, vision_width: int, view: str) -> pa.Schema:
-    """Rows of float16[P, V], stored as fixed-size binary: 11 to 52 times faster to read than a list column."""
+def features_schema(num_patches: int, vision_width: int) -> pa.Schema:
+    """Rows of float16[P, V] as fixed-size binary. Nothing is null: the file holds bare values, to be read in place."""
     import pyarrow as pa
 
     return pa.schema(
         [
-            ("image_id", pa.string()),
-            ("view", pa.string()),
-            ("features", pa.binary(num_patches * vision_width * 2)),
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("view", pa.string(), nullable=False),  # `original`, `augmented-1`, ...
+            pa.field("features", pa.binary(num_patches * vision_width * 2), nullable=False),
         ],
-        metadata={
-            "num_patches": str(num_patches),
-            "vision_width": str(vision_width),
-            "dtype": "float16",
-            "view": view,
-        },
+        metadata={"num_patches": str(num_patches), "vision_width": str(vision_width), "dtype": "float16"},
     )
+
+
+def feature_index_schema() -> pa.Schema:
+    """Beside each feature part: which image and view each of its rows is, in the same order."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field("image_id", pa.string(), nullable=False), pa.field("view", pa.string(), nullable=False)])
 
 
 def predictions_schema() -> pa.Schema:

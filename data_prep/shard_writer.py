@@ -95,9 +95,7 @@ class ShardWriter:
         if stored is not None:
             self._images.append(_image(new, image_id, stored))
             self._num_bytes += len(stored.data)
-        self._examples.append(
-            example | {"row_digest": row_digest, "row_key": new.row_key, "image_key": new.image_key}
-        )
+        self._examples.append(example | {"row_digest": row_digest, "row_key": new.row_key, "image_key": new.image_key})
         self._came_from["examples"].append(new.file_key)
 
     def quarantine(self, new: NewRow, fault: RowFault) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.image_index import digests_of
 from infra.digests import digest_json
 from infra.outputs import Attempt, Part
 from infra.part_cache import PartCache
@@ -78,7 +79,7 @@ def digests_in(column: Any) -> NDArray[np.bytes_]:
     if not len(array):
         return np.empty(0, dtype="S32")
     if pa.types.is_string(array.type):
-        return np.frombuffer(bytes.fromhex("".join(array.to_pylist())), dtype="S32")
+        return digests_of(array.to_pylist())
     return np.frombuffer(b"".join(array.to_pylist()), dtype="S32")
 
 

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_prep.images import DECODE_VERSION, decode
+from data_prep.pooling import POOLINGS, pool
 from infra.digests import digest_json
 from infra.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
-VIEW = "original"
-ENCODE_VERSION = 1
+ENCODE_VERSION = 2
 """Part of the encoder key: raise it when a tower and pixels give other features. It is the step's version too."""
 
 
@@ -30,19 +31,32 @@ class FeatureConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     layer: int = -1
     """Hidden state to take; -1 is the tower's last. LLaVA takes -2 of CLIP."""
-    pooling: Literal["none", "mean"] = "none"
-    """`none` keeps every patch, `mean` makes one vector of them (P = 1)."""
+    pooling: str = Field(default="patches", pattern=POOLINGS)
+    """`patches` keeps every patch, row by row, without class and register tokens; `cls` is the class token alone;
+    `grid:k` averages the patches to k × k; `mean` is `grid:1`."""
+    views: int = Field(default=0, ge=0, le=64)
+    """Augmented views that are stored of each image beside the image itself."""
+    view_seed: int = 0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the computation; features are stored as float16 in any case."""
 
+    @model_validator(mode="after")
+    def _seed_has_a_use(self) -> FeatureConfig:
+        if self.view_seed and not self.views:
+            raise ValueError(f"view_seed is {self.view_seed}, but views is 0; expected views of 1 or more to seed")
+        return self
 
-def encoder_key(tower_digest: str, config: FeatureConfig) -> str:
-    """Names features: equal keys mean that an image encoded under one is encoded under the other."""
-    return digest_json([tower_digest, config.model_dump(mode="json"), DECODE_VERSION, ENCODE_VERSION, VIEW])
+
+def encoder_key(tower_digest: str, config: FeatureConfig, reencode_digest: str = "") -> str:
+    """Names features: equal keys mean that an image encoded under one is encoded under the other.
+
+    The tower digest covers the processor's file; `reencode_digest` says what the dataset did to the source bytes."""
+    versions = [DECODE_VERSION, ENCODE_VERSION]
+    return digest_json([tower_digest, config.model_dump(mode="json"), reencode_digest, *versions])
 
 
 class Tower:
-    """A loaded vision tower. `encode` is a function of the image's bytes alone: batches are padded to full size."""
+    """A loaded vision tower. Features are a function of the image's bytes alone: batches are padded to full size."""
 
     def __init__(self, folder: Path, config: FeatureConfig, batch_size: int, device: str) -> None:
         import torch
@@ -55,24 +69,37 @@ class Tower:
         self.model = _load_vision_model(folder, self.dtype).to(device)
 
     def encode(self, images: Sequence[bytes]) -> NDArray[np.float16]:
-        """Source bytes → float16[B, P, V]. Raises DataError for bytes that cannot be decoded."""
+        """Source bytes → float16[B, P, V], of the images as they are. Raises DataError for what cannot be decoded."""
         import numpy as np
 
-        starts = range(0, len(images), self.batch_size)
-        return np.concatenate([self._encode_batch(images[start : start + self.batch_size]) for start in starts])
+        batches = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        return np.concatenate([self.encode_pixels(self.pixels([decode(data) for data in batch])) for batch in batches])
 
-    def _encode_batch(self, images: Sequence[bytes]) -> NDArray[np.float16]:
+    def pixels(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """[B, C, H, W] by the checkpoint's own processor. Several threads may call this at once."""
+        pixels_BCHW: NDArray[np.float32] = self.processor(images=list(images), return_tensors="np")["pixel_values"]
+        return pixels_BCHW
+
+    def encode_pixels(self, pixels_BCHW: NDArray[np.float32]) -> NDArray[np.float16]:
+        """At most one batch of pixels → float16[B, P, V]."""
+        import numpy as np
         import torch
 
-        decoded = [decode(data) for data in images]
-        padded = decoded + decoded[:1] * (self.batch_size - len(decoded))
-        pixels_BCHW = self.processor(images=padded, return_tensors="pt")["pixel_values"].to(self.device, self.dtype)
+        num_images = len(pixels_BCHW)
+        missing = self.batch_size - num_images
+        if missing:
+            pixels_BCHW = np.concatenate([pixels_BCHW, np.repeat(pixels_BCHW[:1], missing, axis=0)])
         with torch.inference_mode():
-            patches_BPV = self._patches(pixels_BCHW)
-        features_BPV: NDArray[np.float16] = patches_BPV[: len(images)].to(torch.float16).cpu().numpy()
+            hidden = self._hidden_state(torch.from_numpy(pixels_BCHW).to(self.device, self.dtype))
+            patch_px = getattr(self.model.config, "patch_size", None)
+            patches_BPV = pool(hidden, pixels_BCHW.shape[2:], patch_px, self.config.pooling)
+            features_BPV: NDArray[np.float16] = patches_BPV[:num_images].to(torch.float16).cpu().numpy()
         return features_BPV
 
-    def _layer(self, states: Any) -> Any:
+    def _hidden_state(self, pixels_BCHW: Any) -> Any:
+        if self.config.layer == -1:
+            return self.model(pixel_values=pixels_BCHW).last_hidden_state
+        states = self.model(pixel_values=pixels_BCHW, output_hidden_states=True).hidden_states
         if not -len(states) <= self.config.layer < len(states):
             raise ConfigError(
                 f"featurize.layer is {self.config.layer}; expected {-len(states)} to {len(states) - 1}, since "
@@ -80,26 +107,25 @@ class Tower:
             )
         return states[self.config.layer]
 
-    def _patches(self, pixels_BCHW: Any) -> Any:
-        if self.config.layer == -1:
-            hidden = self.model(pixel_values=pixels_BCHW).last_hidden_state
-        else:
-            hidden = self._layer(self.model(pixel_values=pixels_BCHW, output_hidden_states=True).hidden_states)
-        if hidden.ndim == 4:  # a feature map [B, V, H, W]
-            hidden = hidden.flatten(2).transpose(1, 2)
-        return hidden.float().mean(dim=1, keepdim=True) if self.config.pooling == "mean" else hidden
-
 
 def _load_processor(folder: Path) -> Any:
+    from PIL import Image
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{folder}: no image processor could be read ({str(error).splitlines()[0]}); expected "
             "preprocessor_config.json of a vision model. Name a vision tower under vision_tower."
         ) from error
+    wide, high = (processor(images=Image.new("RGB", size))["pixel_values"][0].shape for size in ((64, 32), (32, 64)))
+    if wide != high:
+        raise ConfigError(
+            f"{folder}: the image processor makes {wide[1:]} px of a wide image and {high[1:]} px of a high one; "
+            "expected one size for all images. Set size or crop_size in its preprocessor_config.json."
+        )
+    return processor
 
 
 def _load_vision_model(folder: Path, dtype: Any) -> Any:

@@ -36,8 +36,9 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
 def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> Manifest:
     """The champion's evaluation on today's test split, through its own tower and language model."""
     from data_prep.featurize import featurize, featurize_request
+    from data_prep.pins import verified_folder
     from training.evaluate import EvaluationInputs, evaluate, evaluate_request
-    from training.predictor import fetch_package, verified_folder
+    from training.predictor import fetch_package
     from training.package import read_package  # isort: skip
 
     key = f"train/{champion.train_fingerprint}/manifest.json"
@@ -51,10 +52,7 @@ def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, w
         )
     registry = Registry(workspace.settings.mlflow)
     card = read_package(fetch_package(registry, version, workspace.cache.folder)).card
-    tower_folder, lm_folder = (
-        verified_folder(pin, workspace.cache.folder, workspace.store)
-        for pin in (card.vision_tower, card.language_model)
-    )
+    lm_folder = verified_folder(card.language_model, workspace.cache.folder, workspace.store)
     dataset = outputs["ingest"]
     name = f"{recipe.name}.champion"  # not the recipe's own log, which `plan` compares with
     resources = workspace.profile.model_dump(mode="json")
@@ -63,7 +61,7 @@ def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, w
         features, _ = ensure_output(
             workspace.store,
             wanted,
-            lambda attempt: featurize(card.features, dataset, tower_folder, attempt, workspace),
+            lambda attempt: featurize(card.features, dataset, card.vision_tower, attempt, workspace),
             resources,
         )
         inputs = EvaluationInputs(recipe.model_name, train, dataset, features, lm_folder)

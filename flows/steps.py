@@ -10,6 +10,7 @@ from pathlib import Path
 from data_prep import pretrained
 from data_prep.featurize import featurize, featurize_request
 from data_prep.ingest import ingest, ingest_request
+from data_prep.pins import pin
 from flows.recipe import Recipe
 from infra.addresses import without_password
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, ensure_output
@@ -79,8 +80,8 @@ def _request_featurize(recipe: Recipe, outputs: Outputs, _: Workspace) -> Output
 
 
 def _featurize(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace: Workspace) -> Draft:
-    folder = pretrained.resolve(recipe.vision_tower, outputs.get("base"), workspace.cache)
-    return featurize(recipe.featurize, outputs["ingest"], folder, attempt, workspace)
+    tower = pin(recipe.vision_tower, outputs.get("base"), workspace.cache)
+    return featurize(recipe.featurize, outputs["ingest"], tower, attempt, workspace)
 
 
 def _request_train(recipe: Recipe, outputs: Outputs, _: Workspace) -> OutputRequest:

@@ -24,9 +24,10 @@ from pydantic import (
     model_validator,
 )
 
-from infra.digests import canonical_json, digest_file, digest_json
+from infra.digests import digest_file, digest_json
 from infra.errors import IntegrityError
 from infra.record import Record, record_of
+from infra.sealed import read_checked, seal, unseal
 from infra.store import Store
 
 UNFINISHED = ("journal", "checkpoints")
@@ -157,23 +158,17 @@ class Attempt:
 
     def note(self, unit: str, result: Mapping[str, Any]) -> None:
         """Remember that a unit of work is done and what came of it."""
-        self.store.write(self._journal_key(unit), canonical_json(dict(result)))
+        self.store.write(self._journal_key(unit), seal(result))
 
     def noted(self, unit: str) -> dict[str, Any] | None:
-        """What an earlier attempt noted for this unit, or None. A torn note counts as none."""
-        import json
-
-        data = self.store.read(self._journal_key(unit))
-        if data is None:
-            return None
+        """What an earlier attempt noted for this unit, or None. A damaged note counts as none."""
         try:
-            found = json.loads(data)
+            return read_checked(self.store, self._journal_key(unit), unseal)
         except ValueError:
             return None
-        return found if isinstance(found, dict) else None
 
     def holds(self, part: Part) -> bool:
-        """Whether a noted part is still there: a damaged one is deleted by hand and then made again."""
+        """Whether a noted part is still there: a damaged one is removed by `verify --repair` and then made again."""
         return self.store.exists(f"{self.request.step}/parts/{part.digest}")
 
     def _journal_key(self, unit: str) -> str:
@@ -181,11 +176,12 @@ class Attempt:
 
 
 def upload_part(store: Store, step: str, path: Path, kind: str, num_rows: int, **more: Any) -> Part:
-    """Upload a closed, complete local file under its digest. Uploading equal bytes twice is one object."""
+    """Upload a closed, complete local file under its digest. Uploading equal bytes twice is one object.
+
+    It is uploaded even where it is there already: that heals a damaged object, and makes it young in the eyes of `gc`.
+    """
     digest = digest_file(path)
-    key = f"{step}/parts/{digest}"
-    if not store.exists(key):
-        store.upload(path, key)
+    store.upload(path, f"{step}/parts/{digest}", digest)
     return Part(kind=kind, digest=digest, size_bytes=path.stat().st_size, num_rows=num_rows, **more)
 
 
@@ -196,11 +192,8 @@ def find_output(store: Store, request: OutputRequest) -> Manifest | None:
 
 def read_manifest(store: Store, key: str) -> Manifest | None:
     """Raises IntegrityError where the object is not a manifest."""
-    data = store.read(key)
-    if data is None:
-        return None
     try:
-        return Manifest.model_validate_json(data)
+        return read_checked(store, key, Manifest.model_validate_json)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(place) for place in problem["loc"])

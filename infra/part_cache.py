@@ -1,13 +1,28 @@
-"""Verified copies of parts on this machine. Bytes enter only if they match their digest."""
+"""Verified copies of parts on this machine. Bytes enter only if they match their digest.
+
+{cache}/parts/{digest}     the bytes; on the store's own file system the same file under a second name, never written to
+{cache}/stamps/{digest}    size and time of change when they were verified: a file that changed since is fetched again
+{cache}/folders/{digest}/  parts under their names, as second names of the above
+"""
 
 import os
-import tempfile
+import shutil
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from infra.digests import digest_file, digest_json
+from infra.disk import not_writable
 from infra.errors import IntegrityError
 from infra.outputs import Manifest, Part
+from infra.sealed import NUM_READS
 from infra.store import Store
+
+Made = TypeVar("Made")
+_REMEDY = "Run `frostline verify --repair`, which removes what is damaged, then start again."
 
 
 class PartCache:
@@ -20,43 +35,72 @@ class PartCache:
     def path(self, step: str, part: Part) -> Path:
         """Local path of the part's verified bytes. Raises IntegrityError naming the damaged object."""
         target = self.folder / "parts" / part.digest
-        if not target.exists():
-            self.fetch(step, part, target)
+        stamp = self.folder / "stamps" / part.digest
+        try:
+            if stamp.read_text() == _stamp_of(target):
+                return target
+        except FileNotFoundError:
+            pass  # it comes in for the first time
+        verified = self.fetch(step, part, target)
+        self._write(stamp, lambda temporary: temporary.write_text(verified))
         return target
 
-    def fetch(self, step: str, part: Part, target: Path) -> None:
-        """Copy the part to `target`, verified."""
-        key = f"{step}/parts/{part.digest}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            try:
-                self.store.download(key, temporary)
-            except FileNotFoundError as error:
-                raise IntegrityError(f"{self.store.uri}/{key}: missing; expected {_told(part)}. {_REMEDY}") from error
-            found = digest_file(temporary)
-            if found != part.digest:
-                raise IntegrityError(
-                    f"{self.store.uri}/{key}: found bytes with sha256 {found[:12]}…; expected {_told(part)}. {_REMEDY}"
-                )
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def fetch(self, step: str, part: Part, target: Path) -> str:
+        """Bring the part to `target`, verified. Returns the stamp of the verified bytes."""
+        return self._write(target, lambda temporary: self._bring(f"{step}/parts/{part.digest}", part, temporary))
 
     def folder_of(self, manifest: Manifest, prefix: str) -> Path:
         """A local folder made of the output's parts whose names start with `prefix/`."""
         parts = sorted((part for part in manifest.parts if part.name.startswith(prefix + "/")), key=lambda p: p.name)
         root = self.folder / "folders" / digest_json([[part.name, part.digest] for part in parts]) / prefix
         for part in parts:
+            verified = self.path(manifest.step, part)
             target = root / part.name.removeprefix(prefix + "/")
-            if not target.exists():
-                self.fetch(manifest.step, part, target)
+            if not (target.exists() and target.samefile(verified)):
+                self._write(target, partial(_second_name, verified))
         return root
 
+    def _bring(self, key: str, part: Part, temporary: Path) -> str:
+        """A connection may give wrong bytes of the right length: reading again cures that."""
+        for _ in range(NUM_READS):
+            temporary.unlink(missing_ok=True)
+            try:
+                self.store.download(key, temporary)
+            except FileNotFoundError as error:
+                raise IntegrityError(f"{self.store.uri}/{key}: missing; expected {_told(part)}. {_REMEDY}") from error
+            stamp = _stamp_of(temporary)  # before the digest, so that a change during it shows
+            found = digest_file(temporary)
+            if found == part.digest:
+                return stamp
+        raise IntegrityError(
+            f"{self.store.uri}/{key}: found bytes with sha256 {found[:12]}…; expected {_told(part)}. {_REMEDY}"
+        )
 
-_REMEDY = "Delete the object and the manifests that list it (`frostline verify` names them), then start again."
+    def _write(self, target: Path, fill: Callable[[Path], Made]) -> Made:
+        """Let `fill` make a file beside the target, and move it there when it is complete."""
+        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made = fill(temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise not_writable(str(self.folder), error, "FROSTLINE_CACHE_DIR") from error
+        finally:
+            with suppress(OSError):  # what cannot be removed is never read
+                temporary.unlink(missing_ok=True)
+        return made
+
+
+def _stamp_of(path: Path) -> str:
+    facts = path.stat()
+    return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def _second_name(verified: Path, path: Path) -> None:
+    try:
+        os.link(verified, path)
+    except OSError:  # a file system without links
+        shutil.copyfile(verified, path)
 
 
 def _told(part: Part) -> str:

@@ -4,18 +4,21 @@ Beside infra/store.py the only file that knows s3fs and the hub's file system. C
 usual variables (AWS_*, HF_TOKEN), never from a recipe.
 """
 
+import io
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from infra.addresses import without_password
 from infra.errors import ConfigError, FrostlineError, PlatformError
 
 BLOCK_BYTES = 4 * 2**20
 """How much a remote file reads ahead: enough for a stream, little for the footer of a Parquet file."""
+BUFFER_BYTES = 128 * 2**10
 _COMMIT_URI = re.compile(r"hf://datasets/[\w.-]+/[\w.-]+@[0-9a-f]{40}(/.*)?")
 Result = TypeVar("Result")
 
@@ -94,6 +97,8 @@ class LocalPlace:
             found = self.path.stat()
         except (OSError, ValueError) as error:
             raise _missing(self.uri, "file", error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise _missing(self.uri, "file", OSError("it is a folder or a device"))
         return PlaceFile(self.path.name, found.st_size, str(found.st_mtime_ns))
 
     def open(self) -> BinaryIO:
@@ -153,54 +158,54 @@ class RemotePlace:
 
     def open(self) -> BinaryIO:
         # `info` is asked for by s3fs, which then refuses a file that changes while it is being read.
-        file = _told(
-            self.uri,
-            "file",
-            lambda: self._fs.open(self._path, "rb", block_size=BLOCK_BYTES, cache_type="readahead"),
-        )
-        return cast(BinaryIO, _RemoteFile(file, self.uri))
+        options = {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
+        file = _told(self.uri, "file", lambda: self._fs.open(self._path, "rb", **options))
+        return io.BufferedReader(_RemoteFile(file, self.uri), BUFFER_BYTES)
 
     def read(self) -> bytes:
         return bytes(_told(self.uri, "file", lambda: self._fs.cat_file(self._path)))
 
 
-class _RemoteFile:
-    """A remote stream whose failures are Frostline's."""
-
-    mode = "rb"
+class _RemoteFile(io.RawIOBase):
+    """A remote stream whose failures are Frostline's. Buffered by Python: fsspec's own `readline` knows no limit."""
 
     def __init__(self, file: Any, uri: str) -> None:
         self._file = file
         self._uri = uri
 
-    def read(self, size: int = -1) -> bytes:
-        return bytes(_told(self._uri, "file", lambda: self._file.read(size)))
+    def readable(self) -> bool:
+        return True
 
-    def readline(self, size: int = -1) -> bytes:
-        return bytes(_told(self._uri, "file", lambda: self._file.readline(size)))
+    def seekable(self) -> bool:
+        return True
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+    def readinto(self, buffer: Any) -> int:
+        data = _told(self._uri, "file", lambda: self._file.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
 
-    def __enter__(self) -> "_RemoteFile":
-        return self
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
 
-    def __exit__(self, *_: object) -> None:
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
         self._file.close()
+        super().close()
 
 
 def _s3() -> Any:
     import s3fs
 
-    return s3fs.S3FileSystem(
-        use_listings_cache=False, skip_instance_cache=True, endpoint_url=os.environ.get("AWS_ENDPOINT_URL")
-    )
+    # One instance per endpoint and thread, kept by fsspec: a new one loads botocore's tables again.
+    return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def _hub() -> Any:
-    from huggingface_hub import HfFileSystem
+    from huggingface_hub import HfFileSystem, constants
 
-    return HfFileSystem(skip_instance_cache=True)
+    return HfFileSystem(endpoint=constants.ENDPOINT)  # its listings are kept: those of a commit do not change
 
 
 def _place_file(name: str, facts: dict[str, Any]) -> PlaceFile:
@@ -218,14 +223,17 @@ def _told(uri: str, expected: str, action: Callable[[], Result]) -> Result:
         raise
     except Exception as error:  # every transport's own classes: botocore, aiohttp, httpx, OSError
         raise PlatformError(
-            f"{uri}: {type(error).__name__}: {without_password(str(error))}; expected it to be readable. "
+            f"{uri}: {type(error).__name__}: {_in_one_line(error)}; expected it to be readable. "
             "Check the network, AWS_ENDPOINT_URL and the credentials, then start again: finished work is kept."
         ) from error
 
 
 def _missing(uri: str, expected: str, error: Exception) -> ConfigError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = getattr(error, "strerror", None) or _in_one_line(error)
     return ConfigError(
-        f"{uri}: cannot read ({' '.join(without_password(reason).split())}); expected a {expected} that is there and "
-        "readable. Check the path in the recipe."
+        f"{uri}: cannot read ({reason}); expected a {expected} that can be read. Check the path in the recipe."
     )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(without_password(str(error)).split())

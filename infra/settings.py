@@ -40,6 +40,11 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.var_dir.absolute()}/mlflow/mlflow.db"
 
 
+def cache_on_this_node(otherwise: Path) -> Path:
+    """The cache of the machine an actor runs on: where its FROSTLINE_CACHE_DIR says, else where the driver's is."""
+    return (Settings().cache_dir or otherwise).absolute()
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,8 +53,10 @@ class RayResources(_Strict):
     """How to reach Ray."""
 
     address: str | None = None
-    """None starts Ray on this machine; `auto` or `ray://host:port` joins a cluster."""
+    """`auto`, `host:port` or `ray://host:port` joins a cluster. None joins the one that RAY_ADDRESS names, and without
+    that variable starts Ray on this machine, as `local` does in any case."""
     num_cpus: int | None = Field(default=None, gt=0)
+    """Of a Ray started on this machine, as is the next."""
     object_store_memory_bytes: int = Field(default=256 * 2**20, gt=0)
 
 
@@ -68,7 +75,10 @@ class CpuActorResources(_Strict):
     num_actors: int = Field(gt=0)
     threads_per_actor: int = Field(default=1, gt=0)
     max_restarts: int = Field(default=3, ge=0)
-    """How often a unit is given to a new actor after its actor died."""
+    """How often a unit is given to a new actor after its actor died or was stuck."""
+    stuck_seconds: float | None = Field(default=None, gt=0)
+    """An actor that has no result for so long is killed and its unit given to a new one; None waits for ever. Counted
+    from when the actor's process runs, loading of models included."""
 
     @property
     def gpus(self) -> float:
@@ -78,6 +88,7 @@ class CpuActorResources(_Strict):
 class ActorResources(CpuActorResources):
     """Ray actors of one step, on GPUs where they are given some."""
 
+    stuck_seconds: float | None = Field(default=600, gt=0)
     gpus_per_actor: float = Field(default=0, ge=0)
     rows_per_batch: int = Field(default=64, gt=0)
     """Images or prompts per forward. Kept out of fingerprints: at most the last bits of features follow it."""

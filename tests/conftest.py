@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def profile() -> Profile:
-    return load_profile("laptop")
+    return load_profile("laptop", ["ingest.num_processes=1"])  # each takes half a second to start
 
 
 @pytest.fixture

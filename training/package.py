@@ -14,32 +14,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data_prep.pretrained import PretrainedRef, digest_of, model_files, resolve
+from data_prep.pins import Pin, check_file
 from data_prep.tower import FeatureConfig
 from infra.digests import canonical_json, digest_file, digest_json
 from infra.errors import IntegrityError
-from infra.outputs import Manifest
-from infra.part_cache import PartCache
 from training.config import TrainConfig
 from training.generation import GenerationConfig
 
 SCHEMA_VERSION = 1
 TRAINABLES, CARD, SCRIPT, README = "trainables.safetensors", "frostline.json", "model.py", "README.md"
-
-
-class Pin(BaseModel):
-    """One frozen model: where it is found, and what its bytes must be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    ref: PretrainedRef
-    digest: str
-    """As in fingerprints."""
-    files: dict[str, str] = Field(min_length=1)
-    """sha256 of every file that is read."""
-    base_fingerprint: str | None = None
-    """The `base` output that made it, where `ref` names one."""
-    store_uri: str | None = None
-    """Where that output lay when the package was written."""
 
 
 class ModelCard(BaseModel):
@@ -72,20 +55,6 @@ class Package(BaseModel):
         return self.folder / TRAINABLES
 
 
-def pin(ref: PretrainedRef, base: Manifest | None, cache: PartCache) -> Pin:
-    """The pin of a frozen model; reads all of its files once."""
-    if ref.folder:
-        ref = ref.model_copy(update={"folder": ref.folder.absolute()})
-    folder = resolve(ref, base, cache)
-    return Pin(
-        ref=ref,
-        digest=digest_of(ref, base),
-        files={path.name: digest_file(path) for path in model_files(folder)},
-        base_fingerprint=base.fingerprint if ref.base and base else None,
-        store_uri=cache.store.uri if ref.base else None,
-    )
-
-
 def write_package(folder: Path, card: ModelCard, trainables: Path) -> Package:
     """Fill an empty folder. The same card and parameters give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,14 +81,6 @@ def read_package(folder: Path) -> Package:
             f"version {SCHEMA_VERSION}. Use the Frostline that wrote it (its commit is a tag of the model version)."
         ) from error
     return Package(folder=folder, card=card, digest=content["digest"])
-
-
-def check_file(path: Path, expected: str, remedy: str) -> None:
-    """Raises IntegrityError where the file is missing or its bytes are others."""
-    found = digest_file(path) if path.is_file() else None
-    if found != expected:
-        told = f"sha256 {found[:12]}…" if found else "no file"
-        raise IntegrityError(f"{path}: found {told}; expected sha256 {expected[:12]}…. {remedy}")
 
 
 def _read_card(path: Path) -> dict[str, Any]:

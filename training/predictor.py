@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.pretrained import model_files, resolve
+from data_prep.pins import verified_folder
 from infra.errors import ConfigError, DataError, IntegrityError
-from infra.outputs import read_manifest
-from infra.part_cache import PartCache
-from infra.store import LocalStore, Store, open_store
+from infra.store import Store, open_store
 from infra.tracking import PACKAGE_PATH, ModelVersion, Registry
 from training.generation import generate
-from training.package import Package, Pin, check_file, read_package
+from training.package import Package, read_package
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,39 +130,6 @@ def fetch_package(registry: Registry, version: ModelVersion, cache_dir: Path) ->
             with contextlib.suppress(OSError):  # another process was first
                 found.folder.rename(target)
     return target
-
-
-def verified_folder(model: Pin, cache_dir: Path, store: Store | None) -> Path:
-    """Local folder of a pinned model, every file compared with the pin."""
-    if model.ref.base:
-        store = _store_with(model, store)
-        base = read_manifest(store, f"base/{model.base_fingerprint}/manifest.json")
-        folder = resolve(model.ref, base, PartCache(store, cache_dir))
-    else:
-        # Neither a hub model nor a folder is in a store; the cache's own stands in.
-        folder = resolve(model.ref, None, PartCache(LocalStore(cache_dir), cache_dir))
-    found = {path.name for path in model_files(folder)}
-    if surplus := sorted(found - set(model.files)):
-        raise IntegrityError(
-            f"{folder}: found the file {surplus[0]}, which was not there at training; expected "
-            f"{', '.join(sorted(model.files))}. Remove it, or train anew with the changed model."
-        )
-    for name, expected in sorted(model.files.items()):
-        check_file(folder / name, expected, "Delete this folder if it is a cache, or restore the model's files.")
-    return folder
-
-
-def _store_with(model: Pin, store: Store | None) -> Store:
-    key = f"base/{model.base_fingerprint}/manifest.json"
-    pinned = [open_store(model.store_uri)] if model.store_uri else []
-    for candidate in ([store] if store else []) + pinned:
-        if candidate.exists(key):
-            return candidate
-    looked = ", ".join(dict.fromkeys(one.uri for one in ([store] if store else []) + pinned))
-    raise ConfigError(
-        f"base output {(model.base_fingerprint or '')[:12]}… was not found in {looked or 'any store'}; expected the "
-        f"store that holds this model's {model.ref.base}. Name it with --store or FROSTLINE_STORE_URI."
-    )
 
 
 def load_for_serving(folder: str) -> Predictor:

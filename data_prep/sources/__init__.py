@@ -4,7 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data_prep.sources.base import BadRow, FileFacts, ImageRef, RowFault, Source, SourceOptions, SourceRow
+from data_prep.sources.base import (
+    BadRow,
+    FetchesAhead,
+    FileFacts,
+    ImageRef,
+    RowFault,
+    Source,
+    SourceOptions,
+    SourceRow,
+)
 from data_prep.sources.coco import CocoCaptions, CocoCaptionsConfig
 from data_prep.sources.csv_table import CsvConfig, CsvTable
 from data_prep.sources.digit_scenes import DigitScenes, DigitScenesConfig
@@ -12,6 +21,7 @@ from data_prep.sources.files import PATH_FIELDS
 from data_prep.sources.hf_parquet import HfParquet, HfParquetConfig
 from data_prep.sources.image_folder import ImageFolder, ImageFolderConfig
 from data_prep.sources.jsonl import Jsonl, JsonlConfig
+from data_prep.sources.url_list import UrlList, UrlListConfig
 from data_prep.sources.vqa_v2 import VqaV2, VqaV2Config
 from data_prep.sources.webdataset import WebDataset, WebDatasetConfig
 
@@ -22,6 +32,7 @@ SourceConfig = Annotated[
     | HfParquetConfig
     | ImageFolderConfig
     | JsonlConfig
+    | UrlListConfig
     | VqaV2Config
     | WebDatasetConfig,
     Field(discriminator="kind"),
@@ -30,6 +41,7 @@ SourceConfig = Annotated[
 __all__ = [
     "PATH_FIELDS",
     "BadRow",
+    "FetchesAhead",
     "FileFacts",
     "ImageRef",
     "RowFault",
@@ -55,6 +67,8 @@ def open_source(config: SourceConfig) -> Source:
             return ImageFolder(config)
         case JsonlConfig():
             return Jsonl(config)
+        case UrlListConfig():
+            return UrlList(config)
         case VqaV2Config():
             return VqaV2(config)
         case WebDatasetConfig():

@@ -1,8 +1,8 @@
 """What a source gives: the files it lies in, and the rows of each. Sources parse; they decode and decide nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -98,6 +98,16 @@ class Source(Protocol):
     def rows(self, file: FileFacts) -> Iterator[SourceRow | BadRow]:
         """Rows of one of `files()` in a fixed order, without reading images. Raises DataError where the file is not
         of this kind at all."""
+
+
+@runtime_checkable
+class FetchesAhead(Protocol):
+    """A source whose images come slowly one by one and quickly together."""
+
+    def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
+        """These images will be read, once each and soon: they are asked for now, many at a time, and this returns at
+        once. Whoever announces images bounds how many wait to be read. An image that was not announced is fetched
+        when it is read; one that is never read costs its bytes until the source is gone."""
 
 
 def fingerprint_facts(files: list[FileFacts]) -> list[dict[str, Any]]:

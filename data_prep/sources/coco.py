@@ -6,7 +6,7 @@ from typing import Literal
 
 from data_prep.sources.base import BadRow, FileFacts, SourceOptions, SourceRow
 from data_prep.sources.files import covering, not_of_this_kind, one_file, read_json
-from data_prep.sources.image_files import open_images
+from data_prep.sources.image_files import BesideImages, open_images
 from data_prep.sources.records import Split
 
 EXPECTED = "COCO captions JSON with images[id, file_name] and annotations[image_id, caption]"
@@ -21,7 +21,7 @@ class CocoCaptionsConfig(SourceOptions):
     """COCO has one file per split; None leaves it to the dataset's split rule."""
 
 
-class CocoCaptions:
+class CocoCaptions(BesideImages):
     """One row per captioned image, with all its captions as targets. Images without captions are no rows."""
 
     def __init__(self, config: CocoCaptionsConfig) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from data_prep.sources.base import BadRow, FileFacts, SourceOptions, SourceRow
 from data_prep.sources.files import MAX_LINE_BYTES, covering, lines_of, not_of_this_kind, row_files
-from data_prep.sources.image_files import open_images
+from data_prep.sources.image_files import BesideImages, open_images
 from data_prep.sources.records import BAD_RECORD, Columns, Split, Task, row_of
 from infra.places import open_place
 
@@ -29,7 +29,7 @@ class CsvConfig(SourceOptions):
     """Of the records that have none of their own."""
 
 
-class CsvTable:
+class CsvTable(BesideImages):
     """An empty cell is no value. A file is UTF-8, with or without a byte order mark."""
 
     def __init__(self, config: CsvConfig) -> None:

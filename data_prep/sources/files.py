@@ -12,8 +12,9 @@ from infra.digests import digest_json
 from infra.errors import ConfigError, DataError
 from infra.places import Place, PlaceFile, open_place
 
-PATH_FIELDS = {"path", "annotations", "questions", "images"}
-"""Fields of every kind of source that say where files are: left out of fingerprints, relative to the recipe."""
+PATH_FIELDS = {"path", "annotations", "questions", "images", "pace"}
+"""Fields of every kind of source that say where files are, relative to the recipe, or how fast they are fetched: left
+out of fingerprints."""
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is no row: reading it whole would let one file take all memory."""
 

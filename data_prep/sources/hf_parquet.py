@@ -60,17 +60,16 @@ class HfParquet:
                 yield BadRow(row, name, "unreadable_row", f"{type(error).__name__}: {error}")
 
 
-def records_of(file: FileFacts, columns: Columns) -> Iterator[dict[str, Any]]:
-    """Every record without its image, class numbers as names. Raises DataError where the file is not Parquet."""
+def records_of(file: FileFacts, columns: Columns, with_image: bool = False) -> Iterator[dict[str, Any]]:
+    """Every record, class numbers as names. Raises DataError where the file is not Parquet."""
     parquet = _open(file)
     names = parquet.schema_arrow.names
     columns.check(names, file.uri)
     labels = _class_names(parquet)
-    wanted = [name for name in names if name != columns.image]
+    wanted = [name for name in names if with_image or name != columns.image]
     try:
         for batch in parquet.iter_batches(RECORDS_PER_BATCH, columns=wanted):
-            for number in range(batch.num_rows):
-                record = {name: batch.column(name)[number].as_py() for name in wanted}
+            for record in batch.to_pylist():
                 yield record | {
                     name: known[record[name]]
                     for name, known in labels.items()
@@ -130,8 +129,11 @@ class _ImageColumn:
             if row < stop:
                 break
             start = stop
-        field = parquet.schema_arrow.field(self._column)
-        column = f"{self._column}.bytes" if pa.types.is_struct(field.type) else self._column
+        kind, column = parquet.schema_arrow.field(self._column).type, self._column
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind, column = kind.field("bytes").type, f"{column}.bytes"
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise ValueError(f"{self._column} is of type {kind}")
         self._group = range(start, stop)
         self._batches = parquet.iter_batches(IMAGES_PER_BATCH, row_groups=[number], columns=[column])
         self._held = range(start, start)
@@ -141,8 +143,8 @@ def _open(file: FileFacts) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     try:
-        # Without buffer_size a row group's column is fetched whole, with all its images.
-        return pq.ParquetFile(open_place(file.uri).open(), buffer_size=2**20)
+        # Otherwise a row group's column is fetched whole, with all its images.
+        return pq.ParquetFile(open_place(file.uri).open(), buffer_size=2**20, pre_buffer=False)
     except FrostlineError:
         raise
     except (ValueError, OSError) as error:

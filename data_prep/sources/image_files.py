@@ -1,5 +1,7 @@
 """Pictures beside an annotation file: a folder, or a tar or zip archive. Their names come from outside."""
 
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import Any, Protocol
@@ -7,8 +9,10 @@ from typing import Any, Protocol
 from data_prep.sources.archives import MAX_MEMBER_BYTES, is_archive, open_archive, too_large
 from data_prep.sources.base import FileFacts, ImageRef, RowFault
 from data_prep.sources.files import facts_of, one_file
-from infra.places import Place, PlaceFile, open_place
+from infra.places import Place, PlaceFile, is_remote, open_place
 
+NUM_READERS = 16
+"""Of remote pictures at a time."""
 MISSING = "missing"
 
 
@@ -18,6 +22,18 @@ class Images(Protocol):
 
     def ref(self, name: Any) -> ImageRef:
         """The picture of this name; a name that is not in the listing, `..` and all, is a missing file."""
+
+    def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
+        """See FetchesAhead."""
+
+
+class BesideImages:
+    """A source whose pictures lie beside its annotations."""
+
+    _images: Images
+
+    def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
+        self._images.fetch_ahead(images)
 
 
 def open_images(uri: str) -> Images:
@@ -29,6 +45,7 @@ class FolderImages:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._ahead: dict[str, Future[bytes]] = {}
 
     def listing(self) -> list[FileFacts]:
         return [facts_of(self._place.at(name), file) for name, file in self._files.items()]
@@ -38,8 +55,29 @@ class FolderImages:
         file = self._files.get(PurePosixPath(told).as_posix())
         if file is None:
             return missing_image(f"{self._place.uri}/{told}", told)
-        place = self._place.at(file.name)
-        return ImageRef(place.uri, told, file.version, partial(_read, place, file))
+        return ImageRef(self._place.at(file.name).uri, told, file.version, partial(self._read, file))
+
+    def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
+        """One read of a remote file waits for the network most of its time; a local one waits for nothing."""
+        if not is_remote(self._place.uri):
+            return
+        for image in images:
+            name = image.uri.removeprefix(self._place.uri + "/")
+            if name in self._files and name not in self._ahead:
+                self._ahead[name] = self._readers.submit(self._read_now, self._files[name])
+
+    def _read(self, file: PlaceFile) -> bytes:
+        started = self._ahead.pop(file.name, None)
+        return started.result() if started else self._read_now(file)
+
+    def _read_now(self, file: PlaceFile) -> bytes:
+        if file.size_bytes > MAX_MEMBER_BYTES:
+            raise too_large(file.name, file.size_bytes)
+        return self._place.at(file.name).read()
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(NUM_READERS, thread_name_prefix="reader")
 
     @cached_property
     def _files(self) -> dict[str, PlaceFile]:
@@ -63,6 +101,9 @@ class ArchiveImages:
             return missing_image(f"{self._facts.uri}#{told}", told, self._archive.refused.get(told, "no such file"))
         return ImageRef(f"{self._facts.uri}#{plain}", told, self._facts.version, partial(self._archive.read, plain))
 
+    def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
+        """Nothing to do: members are read in the order of the archive, which the open file reads ahead."""
+
     @cached_property
     def _facts(self) -> FileFacts:
         return one_file(self._uri, self._uri.rpartition("/")[2])
@@ -77,9 +118,3 @@ def missing_image(uri: str, name: str, reason: str = "no such file") -> ImageRef
         raise RowFault("missing_file", f"{name}: {reason}")
 
     return ImageRef(uri, name, MISSING, read)
-
-
-def _read(place: Place, file: PlaceFile) -> bytes:
-    if file.size_bytes > MAX_MEMBER_BYTES:
-        raise too_large(file.name, file.size_bytes)
-    return place.read()

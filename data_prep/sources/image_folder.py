@@ -7,7 +7,7 @@ from typing import Literal
 
 from data_prep.sources.base import BadRow, FileFacts, SourceOptions, SourceRow, fingerprint_facts
 from data_prep.sources.files import covering
-from data_prep.sources.image_files import FolderImages
+from data_prep.sources.image_files import BesideImages, FolderImages
 from data_prep.sources.records import Split
 from infra.digests import digest_json
 from infra.errors import ConfigError
@@ -21,7 +21,7 @@ class ImageFolderConfig(SourceOptions):
     """Where the splits lie in folders of their own, name each as a source."""
 
 
-class ImageFolder:
+class ImageFolder(BesideImages):
     """One row per file below a class's folder, in order of names; hidden files and files beside the classes are none.
 
     A class is a file of this source, so that a new picture has only its own class looked at again."""

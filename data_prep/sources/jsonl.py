@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from data_prep.sources.base import BadRow, FileFacts, SourceOptions, SourceRow
 from data_prep.sources.files import MAX_LINE_BYTES, covering, lines_of, row_files
-from data_prep.sources.image_files import open_images
+from data_prep.sources.image_files import BesideImages, open_images
 from data_prep.sources.records import BAD_RECORD, Columns, Split, Task, row_of
 from infra.places import open_place
 
@@ -27,7 +27,7 @@ class JsonlConfig(SourceOptions):
     """Of the lines that have none of their own."""
 
 
-class Jsonl:
+class Jsonl(BesideImages):
     """Empty lines are no rows."""
 
     def __init__(self, config: JsonlConfig) -> None:

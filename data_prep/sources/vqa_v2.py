@@ -7,7 +7,7 @@ from pydantic import Field
 
 from data_prep.sources.base import BadRow, FileFacts, SourceOptions, SourceRow
 from data_prep.sources.files import covering, not_of_this_kind, one_file, read_json
-from data_prep.sources.image_files import open_images
+from data_prep.sources.image_files import BesideImages, open_images
 from data_prep.sources.records import BAD_RECORD, Split
 
 QUESTIONS = "VQAv2 JSON with questions[question_id, image_id, question]"
@@ -25,7 +25,7 @@ class VqaV2Config(SourceOptions):
     split: Split | None = None
 
 
-class VqaV2:
+class VqaV2(BesideImages):
     """One row per question, in the file's order, with all its answers as targets in theirs."""
 
     def __init__(self, config: VqaV2Config) -> None:

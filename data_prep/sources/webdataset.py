@@ -53,7 +53,8 @@ class WebDataset:
             try:
                 if image_name is None:
                     raise RowFault("missing_file", "no picture has this key")
-                image = ImageRef(f"{file.uri}#{image_name}", image_name, own_version(file), partial(tar.read, image_name))
+                read = partial(tar.read, image_name)
+                image = ImageRef(f"{file.uri}#{image_name}", image_name, own_version(file), read)
                 yield from self._rows_of(self._record(tar, members), image)
             except BAD_RECORD as error:
                 yield BadRow(0, f"{file.name}#{key}", "unreadable_row", f"{type(error).__name__}: {error}")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from dataset_rows import captioned
 
+from data_prep import decode_pool
 from data_prep import ingest as ingest_step
 from data_prep.ingest import ingest, ingest_request
 from data_prep.ingest_config import IngestConfig
@@ -25,6 +26,14 @@ from infra.workspace import Workspace
 
 Source = dict[str, Any]
 WriteSource = Callable[..., Source]
+
+
+@pytest.fixture(autouse=True)
+def _reading_runs_ahead_by_less_than_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode_pool, "BATCH_ITEMS", 1)
+    monkeypatch.setattr(decode_pool, "WINDOW_ITEMS", 1)
+
+
 Ingested = Callable[..., Manifest]
 
 
@@ -40,7 +49,9 @@ from infra.store import LocalStore
 from infra.workspace import Workspace
 from data_prep.ingest_config import IngestConfig
 from data_prep.reading import ImageReader
+from data_prep import decode_pool
 
+decode_pool.BATCH_ITEMS = decode_pool.WINDOW_ITEMS = 1  # reading runs ahead by less than a shard
 folder, source, kill_at = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 config = IngestConfig.model_validate({"sources": [source], "images_per_shard": 4, "max_quarantined_fraction": 1})
 store = LocalStore(folder / "store")
@@ -53,7 +64,8 @@ def count(self, new):
     return read(self, new)
 
 ImageReader.read = count
-ensure_output(store, step.ingest_request(config, "demo", store), lambda attempt: step.ingest(config, attempt, workspace), {})
+request = step.ingest_request(config, "demo", store)
+ensure_output(store, request, lambda attempt: step.ingest(config, attempt, workspace), {})
 """
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from data_prep.images import decode
 from data_prep.tower import FeatureConfig, Tower, encoder_key
@@ -53,9 +54,8 @@ def test_every_patch_of_the_last_layer_is_kept(vit_dir: Path, make_picture: Make
     def close(features_BPV: Any, expected_BPV: Any) -> None:
         np.testing.assert_allclose(features_BPV.astype(np.float32), expected_BPV.numpy(), rtol=2e-3, atol=2e-3)
 
-    close(loaded.encode([make_picture(0)]), found.last_hidden_state)
-    close(tower(vit_dir, 1, layer=-2).encode([make_picture(0)]), found.hidden_states[-2])
-    close(tower(vit_dir, 1, pooling="mean").encode([make_picture(0)]), found.last_hidden_state.mean(1, keepdim=True))
+    close(loaded.encode([make_picture(0)]), found.last_hidden_state[:, 1:])
+    close(tower(vit_dir, 1, layer=-2).encode([make_picture(0)]), found.hidden_states[-2][:, 1:])
 
 
 def test_a_feature_map_is_unrolled_row_by_row(regnet_dir: Path, make_picture: MakePicture) -> None:
@@ -74,7 +74,7 @@ def test_a_feature_map_is_unrolled_row_by_row(regnet_dir: Path, make_picture: Ma
 
 def test_only_the_vision_half_of_two_towers_is_used(clip_dir: Path, make_picture: MakePicture) -> None:
     loaded = tower(clip_dir)
-    assert loaded.encode([make_picture(0)]).shape == (1, 5, 16)
+    assert loaded.encode([make_picture(0)]).shape == (1, 4, 16)
     assert not any("text" in name for name, _ in loaded.model.named_parameters())
 
 
@@ -84,16 +84,39 @@ def test_a_tower_is_frozen(vit_dir: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
+def test_a_processor_that_keeps_each_images_shape_is_refused(vit_dir: Path, tmp_path: Path) -> None:
+    folder = copy_of(vit_dir, tmp_path / "shapes")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"size": {"shortest_edge": 16}}))
+    assert "one size for all images" in refused(folder)
+
+
 def test_bytes_that_are_no_image_are_a_data_error(vit_dir: Path, make_picture: MakePicture) -> None:
     with pytest.raises(DataError):
         tower(vit_dir).encode([make_picture(0), b"no image"])
 
 
 def test_the_encoder_key_changes_with_all_that_decides_features() -> None:
-    configs = [{}, {"layer": -2}, {"pooling": "mean"}, {"dtype": "bfloat16"}]
+    configs = [
+        {},
+        {"layer": -2},
+        {"pooling": "mean"},
+        {"pooling": "grid:2"},
+        {"dtype": "bfloat16"},
+        {"views": 1},
+        {"views": 2},
+        {"views": 1, "view_seed": 3},
+    ]
     keys = {encoder_key("a" * 64, FeatureConfig.model_validate(config)) for config in configs}
     keys.add(encoder_key("b" * 64, FeatureConfig()))
-    assert len(keys) == 5
+    keys.add(encoder_key("a" * 64, FeatureConfig(), reencode_digest="c" * 64))
+    assert len(keys) == len(configs) + 2
+
+
+@pytest.mark.parametrize("config", [{"pooling": "none"}, {"pooling": "grid:0"}, {"view_seed": 3}, {"views": -1}])
+def test_a_configuration_that_means_nothing_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        FeatureConfig.model_validate(config)
 
 
 def copy_of(folder: Path, target: Path) -> Path:

@@ -1,11 +1,12 @@
 """Sharing work among actors that may die. Workers are made inside functions, so that they travel by value."""
 
+import ctypes
 import os
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from infra.ray import connected, pass_on, run_units, start_board
 from infra.settings import ActorResources, RayResources
 
 pytestmark = pytest.mark.slow
-TWO_ACTORS = ActorResources(num_actors=2, max_restarts=2)
+TWO_ACTORS = ActorResources(num_actors=2, max_restarts=2, stuck_seconds=3)
 
 
 def test_a_cluster_that_is_not_there_is_a_platform_error(tmp_path: Path) -> None:
@@ -29,6 +30,14 @@ def test_a_cluster_that_is_not_there_is_a_platform_error(tmp_path: Path) -> None
     assert "\n" not in str(caught.value)
 
 
+def test_without_an_address_the_cluster_of_the_environment_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(PlatformError, match=r"127\.0\.0\.1:9"), connected(RayResources(), tmp_path):
+        pass
+
+
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
@@ -37,6 +46,19 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def worker_class() -> type[Any]:
+    def refuse() -> None:
+        raise DataError("unit b was found torn; expected whole.")
+
+    fates: dict[str, Callable[[], object]] = {
+        "": lambda: None,
+        "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "exits": lambda: sys.exit(0),
+        "vanishes": lambda: os._exit(0),
+        "hangs": lambda: time.sleep(3600),
+        "freezes": lambda: ctypes.PyDLL(None).sleep(3600),  # keeps the interpreter's lock, as a broken extension may
+        "raises": refuse,
+    }
+
     class Worker:
         """Does what the unit says, once per marker where it is told to die."""
 
@@ -53,13 +75,7 @@ def worker_class() -> type[Any]:
             if fate.endswith("once") and marker.exists():
                 fate = ""
             marker.touch()
-            match fate.split(" ")[0]:
-                case "killed":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                case "exits":
-                    sys.exit(0)
-                case "raises":
-                    raise DataError(f"unit {name} was found torn; expected whole.")
+            fates[fate.split(" ")[0]]()
             return name.upper(), os.getpid()
 
     return Worker
@@ -92,8 +108,15 @@ def test_every_unit_is_run_once_and_keeps_its_result(ray: None, tmp_path: Path) 
     assert set(ran(tmp_path).values()) == {1}
 
 
-@pytest.mark.parametrize("fate", ["killed once", "exits once"])
+def test_units_that_hang_always_are_given_up_and_named(ray: None, tmp_path: Path) -> None:
+    with pytest.raises(PlatformError, match=r"3 actors died over unit 'b' \(the last: it had no result in 3 seconds\)"):
+        run(tmp_path, ["a", "b hangs always"])
+    assert ran(tmp_path) == {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize("fate", ["killed once", "exits once", "vanishes once", "hangs once", "freezes once"])
 def test_an_actors_death_costs_the_unit_it_had(fate: str, ray: None, tmp_path: Path) -> None:
+    """Without `replace_stuck` the hanging ones never end."""
     units = ["a", f"b {fate}", "c", "d", "e"]
     assert sorted(run(tmp_path, units)) == [(unit, unit.upper()) for unit in "abcde"]
     assert ran(tmp_path) == {"a": 1, "b": 2, "c": 1, "d": 1, "e": 1}

@@ -50,16 +50,26 @@ def told(*assignments: str) -> str:
     ("assignment", "path", "suggestion", "known"),
     [
         ("ingset=1", "ingset", "ingest", "ingest, name, training"),
-        ("ingest.sourcse=1", "ingest.sourcse", "sources", "images_per_shard, max_quarantined_fraction, sources"),
+        (
+            "ingest.sourcse=1",
+            "ingest.sourcse",
+            "sources",
+            "images_per_shard, max_quarantined_fraction, near_duplicate_distance, reencode, sources",
+        ),
         ("ingest.split_fractions.vall=0.2", "ingest.split_fractions.vall", "val", "test, val"),
         ("training.learning_rat=1", "training.learning_rat", "learning_rate", "kind, learning_rate"),
         (
             "ingest.sources.0.num_imagse=3",
             "ingest.sources.0.num_imagse",
             "num_images",
-            "image_size_px, kind, num_images, seed",
+            "image_size_px, kind, name, num_images, seed, weight",
         ),
-        ("ingest.sources.1.imagse=3", "ingest.sources.1.imagse", "images", "images, kind, path, split"),
+        (
+            "ingest.sources.1.imagse=3",
+            "ingest.sources.1.imagse",
+            "images",
+            "columns, images, kind, name, path, split, task, weight",
+        ),
     ],
 )
 def test_a_misspelt_key_is_named_with_the_known_ones_and_a_suggestion(
@@ -103,9 +113,15 @@ def test_a_wrong_value_is_named_with_its_place(assignment: str, where: str, foun
 
 def test_an_unknown_kind_of_source_names_the_kinds() -> None:
     text = told("ingest.sources.0.kind=coco")
-    assert "ingest.sources.0" in text
-    assert "digit_scenes" in text
-    assert "jsonl" in text
+    assert text == (
+        "recipe demo: ingest.sources.0.kind is 'coco'; expected one of coco_captions, csv, digit_scenes, hf_parquet, "
+        "image_folder, jsonl, url_list, vqa_v2, webdataset."
+    )
+    assert "Did you mean 'jsonl'?" in told("ingest.sources.0.kind=json")
+
+
+def test_a_source_without_kind_is_told() -> None:
+    assert "the key 'ingest.sources.0.kind' is missing" in told("ingest.sources.0={path: a}")
 
 
 def test_a_section_that_is_missing_is_made() -> None:

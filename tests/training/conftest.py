@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stored_parts import store_features
 from tiny_language_model import save_language_model
 
 from data_prep.dataset import Example, read_examples
-from data_prep.schemas import examples_schema, features_schema, images_schema
+from data_prep.schemas import examples_schema, images_schema
 from infra.digests import canonical_json, digest_bytes
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
@@ -67,14 +68,8 @@ def trained_world(tmp_path: Path, store: Store, language_model_dir: Path) -> Ite
         {"statistics": {"images": len(image_ids)}},
     )
     values = np.random.default_rng(0).normal(size=(len(image_ids), NUM_PATCHES, VISION_WIDTH)).astype(np.float16)
-    stored = [
-        {"image_id": name, "view": "0", "features": value.tobytes()}
-        for name, value in zip(image_ids, values, strict=True)
-    ]
-    schema = features_schema(NUM_PATCHES, VISION_WIDTH, "0")
-    part = _upload(store, "featurize", pa.Table.from_pylist(stored, schema), "features", folder)
-    shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH}
-    features = _manifest("featurize", [part], {"encoder_key": "e" * 64}, shape)
+    shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH, "views": ["original"]}
+    features = _manifest("featurize", store_features(store, image_ids, values), {"encoder_key": "e" * 64}, shape)
     config = TrainConfig.model_validate(
         {
             "mapper": {"kind": "mlp", "prefix_tokens": 3, "width": 16},

@@ -2,6 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from infra import log
 from infra.errors import IntegrityError
 from infra.store import Store
 from training.ledger import LedgerEntry, append_promotion, folder_of, head, history
@@ -55,6 +56,6 @@ def test_who_decided_against_an_older_champion_loses(store: Store) -> None:
 
 
 def test_a_damaged_entry_is_named(store: Store) -> None:
-    store.write(f"{folder_of('m')}/00000001.json", b'{"number": 1, "kind": "promotion"}')
+    log.create_in(store, folder_of("m"), 1, {"kind": "promotion"})
     with pytest.raises(IntegrityError, match=r"register/ledger/m: entry 1 .*model_digest"):
         head(store, "m")

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stored_parts import store_features
 from tiny_language_model import WORDS, save_tokenizer
 
 from data_prep.dataset import Example
-from data_prep.schemas import examples_schema, features_schema
+from data_prep.schemas import examples_schema
 from infra.outputs import Draft, Manifest, Part, upload_part
 from infra.record import Record
 from infra.settings import TrainResources
@@ -70,9 +71,9 @@ def tiny_features(num_images: int) -> np.ndarray:
     return features.astype(np.float16)
 
 
-def _manifest(step: str, part: Part, identity: dict[str, str], facts: dict[str, Any]) -> Manifest:
+def _manifest(step: str, parts: list[Part], identity: dict[str, str], facts: dict[str, Any]) -> Manifest:
     record = Record(created_at="", seconds=0, git_commit="", packages={}, resources={})
-    draft = Draft(parts=[part], identity=identity, facts=facts)
+    draft = Draft(parts=parts, identity=identity, facts=facts)
     return Manifest(
         step=step, step_version=1, name="tiny", fingerprint="0" * 64, config={}, inputs={}, draft=draft, record=record
     )
@@ -90,20 +91,15 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
         features: np.ndarray | None = None,
     ) -> TrainJob:
         store = LocalStore(folder / "store")
-        examples_path, features_path = folder / "examples.parquet", folder / "features.parquet"
+        examples_path = folder / "examples.parquet"
         folder.mkdir(parents=True, exist_ok=True)
         rows = tiny_rows(num_images)
         pq.write_table(pa.Table.from_pylist(rows, schema=examples_schema()), examples_path)
         values = tiny_features(num_images) if features is None else features
-        schema = features_schema(NUM_PATCHES, VISION_WIDTH, "0")
-        stored = [
-            {"image_id": f"{number:064x}", "view": "0", "features": value.tobytes()}
-            for number, value in enumerate(values)
-        ]
-        pq.write_table(pa.Table.from_pylist(stored, schema=schema), features_path)
+        image_ids = [f"{number:064x}" for number in range(num_images)]
         examples_part = upload_part(store, "ingest", examples_path, "examples", len(rows))
-        features_part = upload_part(store, "featurize", features_path, "features", num_images)
-        shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH}
+        features_parts = store_features(store, image_ids, values)
+        shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH, "views": ["original"]}
         return TrainJob(
             config=TrainConfig.model_validate(
                 {
@@ -126,8 +122,8 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
                 }
             ),
             fingerprint="f" * 64,
-            dataset=_manifest("ingest", examples_part, {"dataset_digest": "d" * 64}, {}),
-            features=_manifest("featurize", features_part, {"encoder_key": "e" * 64}, shape),
+            dataset=_manifest("ingest", [examples_part], {"dataset_digest": "d" * 64}, {}),
+            features=_manifest("featurize", features_parts, {"encoder_key": "e" * 64}, shape),
             language_model_dir=language_model_dir,
             store_uri=store.uri,
             cache_dir=folder / "cache",

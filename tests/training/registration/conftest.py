@@ -87,7 +87,7 @@ def make_world(folder: Path, store: Store, frozen_folders: tuple[Path, Path]) ->
     part = _uploaded(store, "ingest", pa.Table.from_pylist(rows, images_schema()), "images", folder)
     dataset = manifest("ingest", [part], {"dataset_digest": "d" * 64, "test_digest": "e" * 64})
     features = manifest(
-        "featurize", [], {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), {"num_patches": 5, "vision_width": 16}
+        "featurize", [], {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), {"num_patches": 4, "vision_width": 16}
     )
     tower, lm = (PretrainedRef(folder=path) for path in frozen_folders)
     parts = VersionParts(dataset, features, dataset, None, tower, lm)

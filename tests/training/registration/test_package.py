@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from data_prep.pins import pin, verified_folder
 from data_prep.pretrained import PretrainedRef
 from infra.errors import ConfigError, DataError, IntegrityError
 from infra.outputs import Draft, OutputRequest, ensure_output, upload_part
 from infra.store import LocalStore
-from training.package import CARD, README, SCRIPT, TRAINABLES, pin, read_package, write_package
-from training.predictor import Predictor, answer_table, verified_folder
+from training.package import CARD, README, SCRIPT, TRAINABLES, read_package, write_package
+from training.predictor import Predictor, answer_table
 from training.version import model_card
 
 
