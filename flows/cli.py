@@ -127,6 +127,27 @@ def verify(store: StoreOption = None, json: JsonOption = False) -> None:
     verify_command(store, json)
 
 
+@app.command()
+def forget(
+    images: Annotated[list[str], typer.Argument(help="Image ids, or picture files with the images to forget.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Erase images and what was made of them: rows, features, predictions, cached files. They do not come back.
+
+    Trained weights stay; the next run trains without the images. Let nothing else run on the store meanwhile.
+
+    Examples:
+
+      frostline forget photo.jpg
+
+      frostline forget 3b5d…64 hexadecimal digits --store s3://bucket/prefix
+    """
+    from flows.commands import forget_command
+
+    forget_command(images, store, json)
+
+
 def main() -> None:
     """Entry point: one sentence per error; a traceback only with --debug."""
     arguments = sys.argv[1:]
