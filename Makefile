@@ -3,14 +3,15 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+BENCH_VENV := .venv-bench
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test check bench clean setup
+.PHONY: help run test check bench bench-data clean setup
 
 help: ## Say what each target does
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: setup ## Train, evaluate and register the quickstart model, end to end (6 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
@@ -27,8 +28,11 @@ check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 bench: setup ## Measure prefix sharing against one sequence per caption, and print the table
 	@python tests/benchmarks/prefix_sharing.py
 
+bench-data: setup $(BENCH_VENV)/.installed ## Measure the data side against datasets and a bare loop, and print the table (20 minutes on 2 cores)
+	@python tests/benchmarks/data/bench.py
+
 clean: ## Remove everything the other targets made, var/ included
-	rm -rf $(VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 setup: $(VENV)/.installed
 
@@ -43,4 +47,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.torch
 	@echo "[setup 2/2] the other packages, at the versions of requirements.lock (about 3 minutes)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BENCH_VENV)/.installed: requirements.lock
+	@echo "[setup] Hugging Face datasets in an environment of its own, for comparison (about 1 minute)"
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install -qq --disable-pip-version-check -c requirements.lock datasets==5.2.0 pillow imagehash numpy
 	@touch $@

@@ -27,8 +27,8 @@ from infra.errors import PlatformError
 Item = TypeVar("Item")
 
 BATCH_ITEMS, BATCH_BYTES = 128, 2**20
-WINDOW_ITEMS, WINDOW_BYTES = 4096, 64 * 2**20
-"""How far reading runs ahead of the consumer: some tenths of a second, in which it can write a shard."""
+WINDOW_BYTES = 64 * 2**20
+"""How far reading runs ahead of the consumer at most: some tenths of a second, in which it can write a shard."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,14 @@ class DecodePool:
     """
 
     def __init__(
-        self, num_processes: int, max_memory_bytes: int, max_seconds: float, reencode: Reencode | None = None
+        self,
+        num_processes: int,
+        max_memory_bytes: int,
+        max_seconds: float,
+        reencode: Reencode | None = None,
+        window_items: int = 4096,
     ) -> None:
+        self._window_items = window_items
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lanes = [
             _Lane(partial(WorkerProcess, max_memory_bytes, max_seconds, reencode), self._tasks)
@@ -82,17 +88,18 @@ class DecodePool:
     def inspect(self, items: Iterable[tuple[Item, bytes | None]]) -> Iterator[tuple[Item, Outcome | None]]:
         """What is in each image, in the order of the items; None where an item has no bytes.
 
-        Reads ahead by up to WINDOW_ITEMS items or WINDOW_BYTES. Raises PlatformError where workers do not start."""
+        Reads ahead by up to `window_items` items or WINDOW_BYTES, and a batch. Raises PlatformError where workers do
+        not start."""
         window: deque[_Batch[Item]] = deque()
         batch = _Batch[Item]()
         for item, data in items:
             batch.add(item, data)
-            if len(batch.items) < BATCH_ITEMS and batch.num_bytes < BATCH_BYTES:
+            if len(batch.items) < min(BATCH_ITEMS, self._window_items) and batch.num_bytes < BATCH_BYTES:
                 continue
             window.append(self._submit(batch))
             batch = _Batch()
             while (
-                sum(len(waiting.items) for waiting in window) > WINDOW_ITEMS
+                sum(len(waiting.items) for waiting in window) > self._window_items
                 or sum(waiting.num_bytes for waiting in window) > WINDOW_BYTES
             ):
                 yield from window.popleft().outcomes()

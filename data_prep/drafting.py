@@ -16,6 +16,7 @@ from data_prep.merge import (
     read_rows,
     split_digest,
 )
+from data_prep.reencode import REENCODE_VERSION
 from data_prep.shards import ROW_KINDS, Shard
 from data_prep.statistics import num_passing, quarantined_by_reason, statistics
 from infra.digests import digest_json
@@ -35,7 +36,8 @@ class DatasetRules:
 def rules_in(config: Mapping[str, Any]) -> DatasetRules:
     """Of an ingest configuration as requests and manifests hold it."""
     reencode = config["reencode"]
-    return DatasetRules(config["near_duplicate_distance"], digest_json(reencode) if reencode else "")
+    digest = digest_json([reencode, REENCODE_VERSION]) if reencode else ""
+    return DatasetRules(config["near_duplicate_distance"], digest)
 
 
 def draft_of(

@@ -25,6 +25,10 @@ class IngestConfig(BaseModel):
     left out of training."""
     reencode: Reencode | None = None
     """Store larger images smaller. None keeps the source bytes."""
+    max_image_memory_bytes: int = Field(default=2**30, ge=512 * 2**20)
+    """Of the process that decodes an image, of which 150 MB are Python's and the libraries'. More is quarantined."""
+    max_image_seconds: float = Field(default=5, gt=0)
+    """CPU time of decoding one image. More is quarantined."""
     images_per_shard: int = Field(default=512, gt=0)
     """How much is done again after a crash, at most; and the unit of work of `featurize`."""
     max_quarantined_fraction: float = Field(default=0.05, ge=0, le=1)

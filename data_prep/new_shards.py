@@ -11,7 +11,7 @@ from data_prep.decode_pool import DecodePool, Inspected
 from data_prep.forgotten import forgotten_images
 from data_prep.ingest_config import IngestConfig
 from data_prep.known_rows import RowRange
-from data_prep.reading import ImageReader, ReadRow, new_rows, row_files
+from data_prep.reading import ImageReader, ReadRow, read_rows, row_files
 from data_prep.shard_writer import ShardWriter, StoredImage
 from data_prep.shards import STEP, Shard, shards_of, upload_shard
 from data_prep.sources import RowFault
@@ -56,7 +56,6 @@ class NewShards:
 
 def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace: Workspace) -> NewShards:
     """Claim what is known, and write the rest into new shards."""
-    resources = workspace.profile.ingest
     writer = ShardWriter(config.images_per_shard, config.split_fractions.model_dump())
     reader = ImageReader(known, forgotten_images(workspace.store))
     files = [file for file in row_files(config.sources) if not known.claim_file(file.key)]
@@ -64,10 +63,14 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
     new = NewShards([], [])
     unreadable: dict[str, RowFault] = {}
     pool = DecodePool(
-        resources.num_processes, resources.max_memory_bytes, resources.max_seconds_per_image, config.reencode
+        workspace.profile.ingest.num_processes,
+        config.max_image_memory_bytes,
+        config.max_image_seconds,
+        config.reencode,
+        window_items=config.images_per_shard,
     )
     with pool, tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
-        read = (reader.read(row) for row in new_rows(files, known))
+        read = read_rows(files, known, reader)
         for (row, data), inspected in pool.inspect(((row, data), data) for row, data in read):
             _take(row, data, inspected, writer, unreadable)
             workspace.progress.advance(STEP)

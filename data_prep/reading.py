@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from data_prep.keys import file_key, image_key, row_key
 from data_prep.shard_writer import NewRow, problem_of
-from data_prep.sources import BadRow, FileFacts, RowFault, Source, SourceConfig, open_source
+from data_prep.sources import (
+    BadRow,
+    FetchesAhead,
+    FileFacts,
+    RowFault,
+    Source,
+    SourceConfig,
+    SourceRow,
+    open_source,
+)
 from infra.digests import digest_bytes
 
 if TYPE_CHECKING:
@@ -17,6 +26,8 @@ if TYPE_CHECKING:
 
 REMEMBERED_IMAGES = 65_536
 """Places whose image id is kept in memory: rows of one image stand close together."""
+ROWS_AHEAD = 64
+"""Whose images may be on the way at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +62,44 @@ def row_files(configs: Sequence[SourceConfig]) -> list[RowFile]:
     return found
 
 
-def new_rows(files: Sequence[RowFile], known: KnownRows) -> Iterator[NewRow]:
-    """Rows of these files that `known` does not hold; those it holds are claimed for their file."""
+def read_rows(
+    files: Sequence[RowFile], known: KnownRows, reader: ImageReader
+) -> Iterator[tuple[ReadRow, bytes | None]]:
+    """Rows of these files that `known` does not hold, as `reader` gives them; those it holds are claimed for their
+    file."""
     for file in files:
-        label = file.config.name or file.config.kind
-        for row in file.source.rows(file.file):
-            key = row_key(row, label, file.config.weight)
-            if known.claim_row(key, file.key):
-                continue
-            new = NewRow(row, label, file.config.weight, file.key, key)
-            yield new if isinstance(row, BadRow) else replace(new, image_key=image_key(row.image))
+        rows = _new_rows(file, known)
+        if isinstance(file.source, FetchesAhead):
+            rows = _announced(rows, file.source, reader)
+        yield from map(reader.read, rows)
+
+
+def _new_rows(file: RowFile, known: KnownRows) -> Iterator[NewRow]:
+    label = file.config.name or file.config.kind
+    for row in file.source.rows(file.file):
+        key = row_key(row, label, file.config.weight)
+        if known.claim_row(key, file.key):
+            continue
+        new = NewRow(row, label, file.config.weight, file.key, key)
+        yield new if isinstance(row, BadRow) else replace(new, image_key=image_key(row.image))
+
+
+def _announced(rows: Iterator[NewRow], source: FetchesAhead, reader: ImageReader) -> Iterator[NewRow]:
+    """The same rows, some of them held back: their images are on the way by the time they are read."""
+    held: deque[NewRow] = deque()
+    on_the_way: Counter[bytes] = Counter()
+    for new in rows:
+        if isinstance(new.row, SourceRow) and not on_the_way[new.image_key] and reader.will_read(new):
+            source.fetch_ahead([new.row.image])
+        on_the_way[new.image_key] += 1
+        held.append(new)
+        if len(held) > ROWS_AHEAD:
+            first = held.popleft()
+            yield first
+            on_the_way[first.image_key] -= 1
+            if not on_the_way[first.image_key]:
+                del on_the_way[first.image_key]
+    yield from held
 
 
 class ImageReader:
@@ -78,7 +117,7 @@ class ImageReader:
             return ReadRow(new, fault=RowFault(new.row.reason, new.row.message)), None
         if (problem := problem_of(new.row)) is not None:
             return ReadRow(new, fault=problem), None
-        image_id = self._known.image_id_at(new.image_key) or self._recent.get(new.image_key)
+        image_id = self._image_id_at(new)
         data: bytes | None = None
         if image_id is None or not (self._is_stored(image_id) or image_id in self._forgotten):
             try:
@@ -96,6 +135,13 @@ class ImageReader:
             return ReadRow(new, image_id), None
         self._handed_out.add(bytes.fromhex(image_id))
         return ReadRow(new, image_id), data
+
+    def will_read(self, new: NewRow) -> bool:
+        """Whether `read` would read the image of this row now."""
+        return isinstance(new.row, SourceRow) and problem_of(new.row) is None and self._image_id_at(new) is None
+
+    def _image_id_at(self, new: NewRow) -> str | None:
+        return self._known.image_id_at(new.image_key) or self._recent.get(new.image_key)
 
     def _is_stored(self, image_id: str) -> bool:
         return bytes.fromhex(image_id) in self._handed_out or self._known.holds_image(image_id)

@@ -149,6 +149,42 @@ def gc(
     gc_command(store, grace, delete, json)
 
 
+@app.command()
+def forget(
+    images: Annotated[list[str], typer.Argument(help="Image ids, or picture files with the images to forget.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Erase images and what was made of them: rows, features, predictions, cached files. They do not come back.
+
+    Trained weights stay; the next run trains without the images. Let nothing else run on the store meanwhile.
+
+    Examples:
+
+      frostline forget photo.jpg
+
+      frostline forget 3b5d…64 hexadecimal digits --store s3://bucket/prefix
+    """
+    from flows.maintenance import forget_command
+
+    forget_command(images, store, json)
+
+
+@app.command()
+def explain(
+    output: Annotated[str, typer.Argument(help="STEP/FINGERPRINT, the start of a fingerprint, or RECIPE/STEP.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say when and how an output was made, what had changed, and what it was made from.
+
+    Example:  frostline explain quickstart/featurize
+    """
+    from flows.maintenance import explain_command
+
+    explain_command(output, store, json)
+
+
 def main() -> None:
     """Entry point: one sentence per error; a traceback only with --debug."""
     arguments = sys.argv[1:]

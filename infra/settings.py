@@ -61,12 +61,9 @@ class RayResources(_Strict):
 
 
 class IngestResources(_Strict):
-    """Processes that decode images, and what the worst image may cost."""
+    """Processes that decode images."""
 
     num_processes: int = Field(gt=0)
-    max_memory_bytes: int = Field(default=2**30, gt=0)
-    """Of one process."""
-    max_seconds_per_image: float = Field(default=5, gt=0)
 
 
 class CpuActorResources(_Strict):

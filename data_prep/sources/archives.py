@@ -4,8 +4,11 @@ Only regular files with relative names are members. Links, devices, sparse files
 compressed tars too: nothing is ever written, executed, or inflated beyond MAX_MEMBER_BYTES.
 """
 
+import shutil
 import stat
+import struct
 import tarfile
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -13,15 +16,25 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 
-from data_prep.sources.base import RowFault
-from infra.errors import DataError
-from infra.places import Place, open_place
+from data_prep.sources.base import RowFault, shown
+from infra.errors import DataError, PlatformError
+from infra.places import Place, is_remote, open_place
 
 MAX_MEMBER_BYTES = 64 * 2**20
 """Of one picture or one annotation. What is larger is not read."""
 MAX_HEADER_BYTES = 2**20
 """Of a tar's extended header, which tarfile would read whole whatever it says of its size."""
-_DIRECTORY_TYPES = (tarfile.DIRTYPE,)
+_UNREADABLE_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+    IndexError,
+    OSError,
+)
+"""What Python's reader raises at bytes that are no zip."""
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
@@ -72,7 +85,7 @@ class TarArchive:
 
     @cached_property
     def _file(self) -> BinaryIO:
-        return self._place.open()
+        return _at_hand(self._place)
 
     @cached_property
     def _spans(self) -> dict[str, tuple[int, int]]:
@@ -83,11 +96,11 @@ class TarArchive:
                 position = -1
                 while (member := tar.next()) is not None:
                     if tar.offset <= position:  # a negative size, which would have tarfile go round for ever
-                        raise tarfile.ReadError(f"{member.name} ends before it begins")
+                        raise tarfile.ReadError(f"{shown(member.name)} ends before it begins")
                     position = tar.offset
                     if reason := _refusal_of_tar(member):
                         self.refused[member.name] = reason
-                    elif member.type not in _DIRECTORY_TYPES:
+                    elif not member.isdir():
                         spans[_plain(member.name)] = (member.offset_data, member.size)
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
                 end = tar.offset
@@ -131,8 +144,8 @@ class ZipArchive:
             try:
                 with self._zip.open(self._infos[name]) as member:
                     data = member.read(MAX_MEMBER_BYTES + 1)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-                raise RowFault("unreadable_file", f"{name}: {error} in the zip") from error
+            except _UNREADABLE_ZIP as error:
+                raise RowFault("unreadable_file", f"{shown(name)}: {error} in the zip") from error
         if len(data) > MAX_MEMBER_BYTES:
             raise too_large(name, self._infos[name].file_size)
         return data
@@ -140,8 +153,8 @@ class ZipArchive:
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
         try:
-            return zipfile.ZipFile(self._place.open())
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+            return zipfile.ZipFile(_at_hand(self._place))
+        except _UNREADABLE_ZIP as error:
             raise _broken(self._place.uri, str(error)) from error
 
     @cached_property
@@ -150,13 +163,32 @@ class ZipArchive:
         for info in self._zip.infolist():
             if reason := _refusal_of_zip(info):
                 self.refused[info.filename] = reason
-            elif not info.is_dir():
+            elif not info.filename.endswith("/"):
                 infos[_plain(info.filename)] = info
         return infos
 
 
+def _at_hand(place: Place) -> BinaryIO:
+    """The archive as a local file. A remote one is copied, once and to a file without a name: its members are many,
+    small, and asked for in any order, and each would cost a request."""
+    file = place.open()
+    if not is_remote(place.uri):
+        return file
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the archive)
+    try:
+        with file:
+            shutil.copyfileobj(file, copy, 2**20)
+        copy.seek(0)
+    except OSError as error:
+        raise PlatformError(
+            f"{place.uri}: cannot be copied to {tempfile.gettempdir()} ({error.strerror or error}); expected room for "
+            "the whole archive. Make room there or set TMPDIR, then start again: finished work is kept."
+        ) from error
+    return cast(BinaryIO, copy)
+
+
 def too_large(name: str, size_bytes: int) -> RowFault:
-    return RowFault("too_large", f"{name}: {size_bytes} bytes; expected at most {MAX_MEMBER_BYTES}")
+    return RowFault("too_large", f"{shown(name)}: {size_bytes} bytes; expected at most {MAX_MEMBER_BYTES}")
 
 
 def _plain(name: str) -> str:
@@ -165,12 +197,16 @@ def _plain(name: str) -> str:
 
 
 def _refusal_of_tar(member: tarfile.TarInfo) -> str | None:
-    if member.type not in _FILE_TYPES + _DIRECTORY_TYPES or member.issparse():
+    if member.isdir():
+        return None
+    if member.type not in _FILE_TYPES or member.issparse():
         return "not a regular file"
     return _refusal_of_name(member.name)
 
 
 def _refusal_of_zip(info: zipfile.ZipInfo) -> str | None:
+    if info.filename.endswith("/"):
+        return None
     file_type = stat.S_IFMT(info.external_attr >> 16)
     if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "not a regular file"
@@ -183,16 +219,15 @@ def _refusal_of_zip(info: zipfile.ZipInfo) -> str | None:
 
 def _refusal_of_name(name: str) -> str | None:
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in name:
-        return "its name leaves the archive"
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+        return "its name is no place in the archive"
     return None
 
 
 def _no_member(name: str, refused: dict[str, str]) -> RowFault:
-    reason = refused.get(name)
-    return (
-        RowFault("refused_file", f"{name}: {reason}") if reason else RowFault("missing_file", f"{name}: no such file")
-    )
+    if name in refused:
+        return RowFault("refused_file", f"{shown(name)}: {refused[name]}")
+    return RowFault("missing_file", f"{shown(name)}: no such file")
 
 
 def _broken(uri: str, reason: str) -> DataError:

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_SHOWN_CHARS = 200
+
 
 class SourceOptions(BaseModel):
     """What every kind of source can be given in a recipe."""
@@ -108,6 +110,11 @@ class FetchesAhead(Protocol):
         """These images will be read, once each and soon: they are asked for now, many at a time, and this returns at
         once. Whoever announces images bounds how many wait to be read. An image that was not announced is fetched
         when it is read; one that is never read costs its bytes until the source is gone."""
+
+
+def shown(text: str) -> str:
+    """A name from outside, fit for one line of a message."""
+    return text if text.isprintable() and len(text) <= MAX_SHOWN_CHARS else repr(text[:MAX_SHOWN_CHARS])
 
 
 def fingerprint_facts(files: list[FileFacts]) -> list[dict[str, Any]]:

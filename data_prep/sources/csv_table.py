@@ -66,6 +66,8 @@ def csv_records(
             header = [name.strip() for name in next(reader)]
         except (csv.Error, StopIteration) as error:
             raise not_of_this_kind(file, error, "a table with a header") from error
+        if len(set(header)) < len(header):
+            raise not_of_this_kind(file, ValueError("a column twice"), "a header that names each column once")
         columns.check(header, file.uri)
         row = 0
         while True:

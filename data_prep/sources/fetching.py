@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.sources.archives import MAX_MEMBER_BYTES
-from data_prep.sources.base import RowFault
+from data_prep.sources.base import RowFault, shown
 from infra.addresses import without_password
 from infra.public_addresses import is_public
 
@@ -249,16 +249,16 @@ def _parse(text: str, base: "URL | None" = None) -> "URL":
     """The URL, relative to the one that led to it."""
     from yarl import URL
 
-    told = without_password(text[:200])
+    told = shown(without_password(text))
     try:
         if len(text) > MAX_URL_CHARS:
             raise ValueError("too long")
         url = base.join(URL(text)) if base else URL(text)
         host = url.raw_host or ""
     except (ValueError, TypeError) as error:
-        raise RowFault("refused_url", f"{told!r} is no URL ({without_password(str(error))[:200]})") from error
+        raise RowFault("refused_url", f"{told} is no URL ({shown(without_password(str(error)))})") from error
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(host) or url.user or url.password:
-        raise RowFault("refused_url", f"{told!r}; expected http:// or https:// and a host, without a password")
+        raise RowFault("refused_url", f"{told}; expected http:// or https:// and a host, without a password")
     return url
 
 

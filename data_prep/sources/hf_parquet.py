@@ -115,7 +115,9 @@ class _ImageColumn:
         """Hold the next batch of the row's group."""
         if row not in self._group or row < self._held.start:
             self._enter_group(row)
-        batch = next(self._batches)
+        batch = next(self._batches, None)
+        if batch is None:
+            raise ValueError(f"row {row} is not where the file says it is")
         self._batch = batch
         self._held = range(self._held.stop, self._held.stop + batch.num_rows)
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from data_prep.sources.archives import MAX_MEMBER_BYTES, is_archive, open_archive, too_large
-from data_prep.sources.base import FileFacts, ImageRef, RowFault
+from data_prep.sources.base import FileFacts, ImageRef, RowFault, shown
 from data_prep.sources.files import facts_of, one_file
 from infra.places import Place, PlaceFile, is_remote, open_place
 
@@ -102,7 +102,7 @@ class ArchiveImages:
         return ImageRef(f"{self._facts.uri}#{plain}", told, self._facts.version, partial(self._archive.read, plain))
 
     def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
-        """Nothing to do: members are read in the order of the archive, which the open file reads ahead."""
+        """Nothing to do: a remote archive is at hand once its first member is asked for."""
 
     @cached_property
     def _facts(self) -> FileFacts:
@@ -115,6 +115,6 @@ class ArchiveImages:
 
 def missing_image(uri: str, name: str, reason: str = "no such file") -> ImageRef:
     def read() -> bytes:
-        raise RowFault("missing_file", f"{name}: {reason}")
+        raise RowFault("missing_file", f"{shown(name)}: {reason}")
 
-    return ImageRef(uri, name, MISSING, read)
+    return ImageRef(shown(uri), shown(name), MISSING, read)

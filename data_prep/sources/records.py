@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from data_prep.sources.base import ImageRef, SourceRow
+from data_prep.sources.base import ImageRef, SourceRow, shown
 from infra.errors import DataError
 
 Task: TypeAlias = Literal["caption", "vqa", "classify", "regress"]
@@ -44,12 +44,13 @@ class Columns(BaseModel):
     def check(self, found: Iterable[str], where: str) -> None:
         """Raises DataError where a table lacks the image's column, or one that the recipe names."""
         there = set(found)
+        told = shown(", ".join(sorted(there)))
         named = {self.image}
         for field in self.model_fields_set:
             named.update(_one_or_many(getattr(self, field)))
         if missing := sorted(named - there):
             raise DataError(
-                f"{where}: the columns {', '.join(sorted(there))} were found; expected {', '.join(missing)} too. "
+                f"{where}: the columns {told} were found; expected {', '.join(missing)} too. "
                 "Map the source's `columns` in the recipe."
             )
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from data_prep.sources.archives import TarArchive
-from data_prep.sources.base import BadRow, FileFacts, ImageRef, RowFault, SourceOptions, SourceRow
+from data_prep.sources.base import BadRow, FileFacts, ImageRef, RowFault, SourceOptions, SourceRow, shown
 from data_prep.sources.files import covering, own_version, row_files
 from data_prep.sources.records import BAD_RECORD, Columns, Split, row_of
 from infra.places import open_place
@@ -57,11 +57,11 @@ class WebDataset:
                 image = ImageRef(f"{file.uri}#{image_name}", image_name, own_version(file), read)
                 yield from self._rows_of(self._record(tar, members), image)
             except BAD_RECORD as error:
-                yield BadRow(0, f"{file.name}#{key}", "unreadable_row", f"{type(error).__name__}: {error}")
+                yield BadRow(0, f"{file.name}#{shown(key)}", "unreadable_row", f"{type(error).__name__}: {error}")
             except RowFault as fault:
-                yield BadRow(0, f"{file.name}#{key}", fault.reason, fault.message)
+                yield BadRow(0, f"{file.name}#{shown(key)}", fault.reason, fault.message)
         for name, reason in tar.refused.items():
-            yield BadRow(0, f"{file.name}#{name}", "refused_file", reason)
+            yield BadRow(0, f"{file.name}#{shown(name)}", "refused_file", reason)
 
     def _rows_of(self, record: dict[str, Any], image: ImageRef) -> Iterator[SourceRow]:
         config = self.config

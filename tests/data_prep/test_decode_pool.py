@@ -168,7 +168,7 @@ def test_a_large_image_meets_the_limits_without_any_hook() -> None:
 def test_reading_runs_ahead_by_no_more_than_the_window(pool: DecodePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bytes where images are large, in items where there are none."""
     monkeypatch.setattr(decode_pool, "WINDOW_BYTES", 2 * 2**20)
-    monkeypatch.setattr(decode_pool, "WINDOW_ITEMS", 500)
+    monkeypatch.setattr(pool, "_window_items", 500)
     noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)))
     for data, most in ((noise, (2 + 1) * 2**20 // len(noise) + 2), (None, 500 + 128)):
         read = most_ahead = 0

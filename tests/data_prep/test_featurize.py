@@ -1,39 +1,30 @@
 """Featurize: every image through the tower once, features beside their image, a death costs one shard."""
 
-import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from featurizing import assert_features_are_those_of_each_image_alone, encode, images_of, request_of
 from stored_parts import store_images
 
 from data_prep import featurize as step
-from data_prep.dataset import read_images
-from data_prep.encoder import Encoder, Unit
 from data_prep.features import FeatureStore
-from data_prep.featurize import featurize, featurize_request
-from data_prep.pins import pin
-from data_prep.pretrained import PretrainedRef
-from data_prep.tower import FeatureConfig, Tower
+from data_prep.tower import FeatureConfig
 from infra.errors import DataError
-from infra.outputs import Manifest, OutputRequest, ensure_output, find_output
+from infra.outputs import Manifest, find_output
 from infra.part_cache import PartCache
 from infra.progress import Silent
-from infra.ray import connected
 from infra.repair import repair_store
-from infra.settings import ActorResources, RayResources
+from infra.settings import ActorResources
 from infra.store import LocalStore, Store
 from infra.verify import verify_store
 from infra.workspace import Workspace
 
-CONFIG = FeatureConfig()
 BATCH_SIZE = 4
-DIGEST = "a" * 64
 
 
 @pytest.fixture
@@ -66,38 +57,6 @@ def units_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(step, "run_units", here)
     return sizes
-
-
-def request_of(dataset: Manifest, tower_digest: str = DIGEST, config: FeatureConfig = CONFIG) -> OutputRequest:
-    return featurize_request(config, "demo", dataset, tower_digest)
-
-
-def encode(
-    dataset: Manifest, folder: Path, workspace: Workspace, tower_digest: str = DIGEST, config: FeatureConfig = CONFIG
-) -> Manifest:
-    tower = pin(PretrainedRef(folder=folder), None, workspace.cache)
-    request = request_of(dataset, tower_digest, config)
-    return ensure_output(
-        workspace.store, request, lambda attempt: featurize(config, dataset, tower, attempt, workspace), {}
-    )[0]
-
-
-def images_of(dataset: Manifest, workspace: Workspace) -> dict[str, bytes]:
-    return dict(row for part in dataset.parts_of("images") for row in read_images(part, workspace.cache))
-
-
-def assert_features_are_those_of_each_image_alone(
-    features: Manifest, dataset: Manifest, folder: Path, workspace: Workspace
-) -> None:
-    import torch
-
-    torch.set_num_threads(workspace.profile.featurize.threads_per_actor)  # low bits depend on it
-    alone = Tower(folder, CONFIG, BATCH_SIZE, "cpu")
-    images = images_of(dataset, workspace)
-    stored = FeatureStore(features, workspace.cache)
-    gathered = stored.gather(list(images))
-    for (image_id, data), features_PV in zip(images.items(), gathered, strict=True):
-        assert features_PV.tobytes() == alone.encode([data]).tobytes(), image_id
 
 
 def test_features_stay_next_to_their_image(
@@ -231,7 +190,7 @@ def test_a_stopped_featurize_commits_nothing_and_resumes_behind_its_shards(
     dataset = dataset_of(10)
     with pytest.raises(KeyboardInterrupt):
         encode(dataset, vit_dir, replace(workspace, progress=StopsAfter(2)))
-    assert find_output(workspace.store, featurize_request(CONFIG, "demo", dataset, DIGEST)) is None
+    assert find_output(workspace.store, request_of(dataset)) is None
     units_run.clear()
     resumed = encode(dataset, vit_dir, workspace)
     assert units_run == [2]
@@ -289,56 +248,6 @@ def test_features_that_are_not_finite_name_their_image(
     with pytest.raises(DataError, match=image_ids[0][:12]):
         encode(dataset, huge, workspace, tower_digest="c" * 64)
     assert workspace.store.list("featurize") == []
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
-    with connected(resources, tmp_path_factory.mktemp("ray")):
-        yield
-
-
-def encoder_that_is_killed_once(marker: Path) -> type[Encoder]:
-    """Made in a function, so that it travels to the actor by value."""
-
-    class Killed(Encoder):
-        def run(self, unit: Unit) -> list[dict[str, Any]]:
-            with marker.open("a") as file:
-                file.write(f"{unit.num_images}\n")
-            if marker.read_text().count("\n") == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().run(unit)
-
-    return Killed
-
-
-@pytest.mark.slow
-def test_a_killed_actor_costs_one_shard_and_the_result_is_complete(
-    ray: None,
-    dataset_of: Callable[..., Manifest],
-    vit_dir: Path,
-    workspace: Workspace,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dataset = dataset_of(10)
-    monkeypatch.setattr(step, "Encoder", encoder_that_is_killed_once(tmp_path / "units"))
-    features = encode(dataset, vit_dir, workspace)
-    sizes = [int(size) for size in (tmp_path / "units").read_text().split()]
-    assert len(sizes) == 4, "three shards, one of them twice"
-    assert features.counts == {"rows_out": 10, "encoded": 10, "reused": 0}
-    assert_features_are_those_of_each_image_alone(features, dataset, vit_dir, workspace)
-
-
-@pytest.mark.slow
-@pytest.mark.shared_data
-def test_real_photos_through_a_real_tower(ray: None, shared_data: Path, workspace: Workspace) -> None:
-    photos = [path.read_bytes() for path in sorted((shared_data / "coco_mini" / "images").iterdir())[:6]]
-    dataset = store_images(workspace.store, [photos[:3], photos[3:]])
-    folder = shared_data / "weights" / "mobilenet_v2_hf_fp16"
-    features = encode(dataset, folder, workspace)
-    assert features.counts == {"rows_out": 6, "encoded": 6, "reused": 0}
-    assert_features_are_those_of_each_image_alone(features, dataset, folder, workspace)
 
 
 def test_another_version_of_the_encoding_shares_nothing(

@@ -54,7 +54,7 @@ def told(*assignments: str) -> str:
             "ingest.sourcse=1",
             "ingest.sourcse",
             "sources",
-            "images_per_shard, max_quarantined_fraction, near_duplicate_distance, reencode, sources",
+            "images_per_shard, max_image_memory_bytes, max_image_seconds, max_quarantined_fraction",
         ),
         ("ingest.split_fractions.vall=0.2", "ingest.split_fractions.vall", "val", "test, val"),
         ("training.learning_rat=1", "training.learning_rat", "learning_rate", "kind, learning_rate"),

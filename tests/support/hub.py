@@ -19,6 +19,9 @@ class Hub(ThreadingHTTPServer):
         self.files = dict(files)
         self.status = 200
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients may hang up."""
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

@@ -1,5 +1,6 @@
 """Datasets and features put into a store directly, with the parts that the steps write."""
 
+import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from data_prep.feature_parts import FeatureWriter
 from data_prep.schemas import images_schema
@@ -14,6 +16,14 @@ from infra.digests import digest_bytes, digest_json
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.record import record_of
 from infra.store import Store
+
+
+def noise(number: int) -> bytes:
+    """A PNG that no other number gives."""
+    pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def store_features(store: Store, image_ids: Sequence[str], values_NPV: np.ndarray) -> list[Part]:

@@ -59,6 +59,9 @@ class Web(ThreadingHTTPServer):
         self.hung_up = threading.Event()
         self.over = threading.Event()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients may hang up."""
+
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.server_port}{path}"
 

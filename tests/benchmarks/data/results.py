@@ -1,0 +1,100 @@
+"""What a measurement found: a value, its goal, and the runs of each side it comes from."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sides import Side
+
+
+@dataclass(frozen=True)
+class Runs:
+    """One side: every run in the order it was made, what ran, and what makes it repeatable."""
+
+    unit: str
+    runs: list[float]
+    command: list[str]
+    asked: dict[str, Any]
+    versions: dict[str, str]
+    cpu_ms_per_image: list[float] = field(default_factory=list)
+    """Unlike the clock, it hardly notices what else the machine does."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.runs)
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    value: float
+    unit: str
+    goal: float
+    higher_is_better: bool
+    sides: dict[str, Runs]
+    conditions: str
+    """What the figure includes and what it leaves out."""
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.goal if self.higher_is_better else self.value <= self.goal
+
+
+def interleaved(num_rounds: int, sides: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Run each side once a round, in turn; the order is turned round each time, so that a drift favours nobody."""
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for number in range(num_rounds):
+        names = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for name in names:
+            answers[name].append(sides[name]())
+    return answers
+
+
+def runs_of(side: Side, asked: dict[str, Any], unit: str, runs: Sequence[float]) -> Runs:
+    return Runs(unit, [round(run, 4) for run in runs], side.command, asked, side.versions)
+
+
+def rates(side: Side, asked: dict[str, Any], answers: Sequence[dict[str, Any]]) -> Runs:
+    """Images per second of each answer, and the CPU time that stands behind it where the side tells."""
+    found = runs_of(side, asked, "images/s", [answer["images"] / answer["seconds"] for answer in answers])
+    cpu = [answer["cpu_seconds"] / answer["images"] * 1e3 for answer in answers if "cpu_seconds" in answer]
+    found.cpu_ms_per_image.extend(round(each, 3) for each in cpu)
+    return found
+
+
+def ratio(name: str, over: tuple[str, str], sides: dict[str, Runs], goal: float, conditions: str) -> Result:
+    """Median of the first over median of the second, higher being better."""
+    value = sides[over[0]].median / sides[over[1]].median
+    return Result(name, round(value, 3), f"{over[0]} / {over[1]}", goal, True, sides, conditions)
+
+
+def growth(name: str, over: tuple[str, str], sides: dict[str, Runs], goal: float, conditions: str) -> Result:
+    """The same, lower being better."""
+    value = sides[over[0]].median / sides[over[1]].median
+    return Result(name, round(value, 3), f"{over[0]} / {over[1]}", goal, False, sides, conditions)
+
+
+def write(results: Sequence[Result], path: Path) -> None:
+    def plain(result: Result) -> dict[str, Any]:
+        found = asdict(result)
+        for name, side in result.sides.items():
+            found["sides"][name]["median"] = side.median
+        return found
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([plain(result) for result in results], indent=1) + "\n")
+
+
+def show(results: Sequence[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("measured", "sides (median)", "value", "goal", "", box=None, pad_edge=False)
+    for result in results:
+        sides = "\n".join(f"{name} {side.median:,.4g} {side.unit}" for name, side in result.sides.items())
+        goal = f"{'≥' if result.higher_is_better else '≤'} {result.goal:g}"
+        table.add_row(result.name, sides, f"{result.value:g}", goal, "met" if result.met else "MISSED")
+    Console(width=130).print(table)
