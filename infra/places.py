@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from infra.addresses import without_password
 from infra.errors import ConfigError, FrostlineError, PlatformError
+from infra.store.s3 import S3Settings
 
 BLOCK_BYTES = 4 * 2**20
 """How much a remote file reads ahead: enough for a stream, little for the footer of a Parquet file."""
@@ -209,8 +210,16 @@ def _s3() -> Any:
     import s3fs
 
     _ask_again_for_wrong_bytes()
+    patience = S3Settings()
     # One instance per endpoint and thread, kept by fsspec: a new one loads botocore's tables again.
-    return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
+    return s3fs.S3FileSystem(
+        use_listings_cache=False,
+        endpoint_url=os.environ.get("AWS_ENDPOINT_URL"),
+        config_kwargs={
+            "connect_timeout": patience.connect_timeout_seconds,
+            "read_timeout": patience.read_timeout_seconds,
+        },
+    )
 
 
 def _hub() -> Any:
