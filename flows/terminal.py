@@ -63,7 +63,7 @@ class Bars:
         )
         self._done_before[label], self._told_at[label] = done, time.monotonic()
         if done:
-            self.console.print(f"  {label}: {done:,} {unit} are there from an earlier attempt")
+            self.console.print(f"  {label}: {done:,} {unit} are there already")
         elif not self.console.is_terminal and label not in restarted:
             self.console.print(f"  {label}: started" + (f", {total:,} {unit}" if total else ""))
 
