@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test check bench bench-data clean setup
+.PHONY: help run test faults check bench bench-data clean setup
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,9 +18,12 @@ run: setup ## Train, evaluate and register the quickstart model, end to end (6 m
 
 test: setup ## Fast tests first, then the engines, faults and deployments (up to 15 minutes on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
-	@pytest -q -m "not slow"
+	@pytest -q -m "not slow and not faults"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
-	@pytest -q -m slow
+	@pytest -q -m "slow and not faults"
+
+faults: setup ## The whole fault programme, of which make test runs a selection (kills at every point, S3 at 1 to 20 % faults)
+	@pytest -q -m faults
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
