@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test check bench bench-data clean setup
+.PHONY: help run test faults check bench bench-data clean setup
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ test: setup ## Fast tests first, then the engines, faults and deployments (up to
 	@pytest -q -m "not slow"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
 	@pytest -q -m slow
+
+faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores)
+	@pytest -q -m faults --timeout 3600
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
