@@ -106,16 +106,15 @@ def check_all(case: Case, points: Sequence[Point], check: Callable[[Case, Point]
             raise AssertionError(f"{point}: {error}") from error
 
 
-def some(points: Sequence[Point], within: bool) -> list[Point]:
-    """Of each action the first before and the last after; with `within`, its middle one at every call."""
-    chosen: list[Point] = []
+def some(points: Sequence[Point]) -> list[Point]:
+    """Of each action the first before and the last after, and of the manifest's every one."""
+    chosen: dict[Point, None] = {}
     for action in dict.fromkeys(point.action for point in points):
         those = [point for point in points if point.action == action]
-        chosen.append(next(point for point in those if point.side == "before"))
-        chosen.append(next(point for point in reversed(those) if point.side == "after"))
-        middle = (those[-1].number + 1) // 2
-        chosen += [point for point in those if within and point.side == "within" and point.number == middle]
-    return chosen
+        chosen[next(point for point in those if point.side == "before")] = None
+        chosen[next(point for point in reversed(those) if point.side == "after")] = None
+        chosen |= dict.fromkeys(those if action == "manifest create" else ())
+    return list(chosen)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +152,7 @@ def check_ingest(case: Case, point: Point) -> None:
 
 @pytest.mark.slow
 def test_an_ingest_killed_at_any_point_starts_again_and_ends_as_if_undisturbed(continued: Case) -> None:
-    check_all(continued, some(continued.points, within=False), check_ingest)
+    check_all(continued, some(continued.points), check_ingest)
 
 
 @pytest.mark.faults
@@ -210,7 +209,7 @@ def check_featurize(case: Case, point: Point) -> None:
 
 @pytest.mark.slow
 def test_a_featurize_killed_at_any_point_starts_again_and_ends_as_if_undisturbed(grown: Case) -> None:
-    check_all(grown, some(grown.points, within=False), check_featurize)
+    check_all(grown, some(grown.points), check_featurize)
 
 
 @pytest.mark.faults
