@@ -56,7 +56,7 @@ def forget_in_features(features: Manifest, image_ids: Collection[str], store: St
         parts += _rewritten(encoded, image_ids, store, cache)
     counts = {"rows_out": len(_ids_in(parts, cache))}
     draft = features.draft.model_copy(update={"parts": parts, "counts": features.counts | counts})
-    changed = Manifest(**{**dict(features), "draft": draft})
+    changed = Manifest(**{name: getattr(features, name) for name in Manifest.model_fields} | {"draft": draft})
     store.write(f"{FEATURIZE}/{features.fingerprint}/manifest.json", changed.model_dump_json(indent=1).encode())
     return True
 

@@ -22,4 +22,5 @@ def forgotten_input(store: Store) -> dict[str, str]:
 
 def remember(store: Store, image_ids: Collection[str]) -> None:
     """Enter those that are not there yet."""
-    log.append_in(store, FOLDER, {"image_ids": sorted(set(image_ids) - forgotten_images(store))})
+    if new := sorted(set(image_ids) - forgotten_images(store)):
+        log.append_in(store, FOLDER, {"image_ids": new})

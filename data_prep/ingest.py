@@ -6,21 +6,23 @@ what is new is read, and only shards of which rows were withdrawn are written ag
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from data_prep.continuing import NOTHING, continued_from
 from data_prep.drafting import draft_of, rules_in
 from data_prep.forgotten import forgotten_input
 from data_prep.ingest_config import IngestConfig
 from data_prep.keeping import keep_claimed
-from data_prep.known_rows import KnownRows, merged, read_ranges
+from data_prep.known_rows import KnownRows, merged
 from data_prep.new_shards import Journal, read_new
-from data_prep.shards import STEP, Shard, shards_of
+from data_prep.shards import STEP, Shard
 from data_prep.sources import PATH_FIELDS, open_source
 from data_prep.sources.base import fingerprint_facts
 from data_prep.statistics import first_problem
 from infra import log
 from infra.digests import digest_json
 from infra.errors import DataError
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest
 from infra.part_cache import PartCache
+from infra.remaining import Remaining, find_remaining
 from infra.store import Store
 from infra.workspace import Workspace
 
@@ -39,7 +41,7 @@ def ingest_request(config: IngestConfig, name: str, store: Store) -> OutputReque
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
     inputs = {"source_listing": digest_json(listings), **forgotten_input(store)}
-    newest = next(_earlier(store, name), None)
+    newest = next((found.manifest for found in _earlier(store, name)), None)
     if newest is not None and newest.config == decisive and inputs.items() <= newest.inputs.items():
         inputs = {**inputs, TRIES_AGAIN: newest.fingerprint} if newest.counts["to_try_again"] else newest.inputs
     return OutputRequest(STEP, VERSION, name, decisive, inputs)
@@ -49,38 +51,41 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     """Read what is new. Raises DataError for an empty dataset, or when too many rows are bad."""
     cache = workspace.cache
     earlier = _continued(attempt.request, attempt.store)
-    journal = Journal(attempt, earlier.fingerprint if earlier else "nothing")
+    anew = earlier is not None and _is(earlier.manifest, attempt.request)
+    continued = continued_from(earlier, anew, cache) if earlier else NOTHING
+    journal = Journal(attempt, continued.fingerprint)
     begun = journal.begun()
-    known = KnownRows(
-        [*(shards_of(earlier.parts) if earlier else []), *begun],
-        read_ranges(earlier.parts_of("files"), cache) if earlier else [],
-        cache,
-        num_begun=len(begun),
-    )
+    num_begun = len(begun) + (len(continued.shards) if anew else 0)
+    known = KnownRows([*continued.shards, *begun], continued.ranges, cache, num_begun)
     new = read_new(config, known, journal, workspace)
     kept, renamed = keep_claimed(known, new.shards, attempt, cache)
-    shards = [*kept, *new.shards]
+    shards = continued.in_order([*kept, *new.shards])
     ranges = merged([*known.claims(renamed), *new.ranges])
     found = draft_of(shards, ranges, rules_in(attempt.request.config), attempt, cache)
     _check(config, found.counts, shards, cache)
     return found
 
 
-def _earlier(store: Store, name: str) -> Iterator[Manifest]:
-    """Datasets of this recipe and step version, the newest first."""
+def _earlier(store: Store, name: str) -> Iterator[Remaining]:
+    """Datasets of this recipe and step version as far as they are there, the newest first."""
     for entry in reversed(log.entries(store, STEP, name)):
-        found = read_manifest(store, f"{STEP}/{entry['fingerprint']}/manifest.json")
-        if found is not None and found.step_version == VERSION:
+        found = find_remaining(store, STEP, entry["fingerprint"])
+        if found is not None and found.manifest.step_version == VERSION:
             yield found
 
 
-def _continued(request: OutputRequest, store: Store) -> Manifest | None:
-    """The newest other dataset, where this one can continue it."""
-    newest = next((m for m in _earlier(store, request.name) if m.fingerprint != request.fingerprint), None)
+def _continued(request: OutputRequest, store: Store) -> Remaining | None:
+    """The newest other dataset, where this one can continue it; or what is left of this one."""
+    newest = next((r for r in _earlier(store, request.name) if r.lost or not _is(r.manifest, request)), None)
     if newest is None:
         return None
-    same = {*newest.config, *request.config} - CONTINUED
-    return newest if all(newest.config.get(name) == request.config.get(name) for name in same) else None
+    before = newest.manifest.config
+    same = {*before, *request.config} - CONTINUED
+    return newest if all(before.get(name) == request.config.get(name) for name in same) else None
+
+
+def _is(manifest: Manifest, request: OutputRequest) -> bool:
+    return manifest.fingerprint == request.fingerprint
 
 
 def _check(config: IngestConfig, counts: Mapping[str, int], shards: Sequence[Shard], cache: PartCache) -> None:

@@ -48,8 +48,8 @@ class KnownRows:
     """Rows are claimed by the file that holds them now; what nobody claims has been withdrawn."""
 
     def __init__(self, shards: Sequence[Shard], ranges: Sequence[RowRange], cache: PartCache, num_begun: int) -> None:
-        """`ranges` say which file each row of an earlier output came from; the last `num_begun` shards are of an
-        unfinished attempt: their failures are not tried again."""
+        """`ranges` say which file each row of an earlier output came from; the last `num_begun` shards are of
+        this very output, begun: their failures are not tried again."""
         import numpy as np
 
         self.shards = list(shards)

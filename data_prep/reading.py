@@ -119,7 +119,7 @@ class ImageReader:
             return ReadRow(new, fault=problem), None
         image_id = self._image_id_at(new)
         data: bytes | None = None
-        if image_id is None:
+        if image_id is None or not (self._is_stored(image_id) or image_id in self._forgotten):
             try:
                 data = new.row.image.read()
             except RowFault as fault:

@@ -7,8 +7,9 @@ from data_prep.encoder import Unit
 from data_prep.feature_parts import STEP
 from data_prep.image_index import ImageIndex, digests_of, read_indexes
 from infra import log
-from infra.outputs import Manifest, Part, read_manifest
+from infra.outputs import Manifest, Part
 from infra.part_cache import PartCache
+from infra.remaining import Remaining, find_remaining
 from infra.store import Store
 
 
@@ -27,8 +28,8 @@ def find_encoded(key: str, dataset: Manifest, store: Store, cache: PartCache) ->
     image_parts = {part.digest: part for part in dataset.parts_of("images")}
     earlier: dict[str, Encoded] = {}
     whole: dict[str, Encoded] = {}
-    for manifest in _newest_first(key, store):
-        for encoded in encoded_parts(manifest):
+    for remaining in _newest_first(key, store):
+        for encoded in encoded_parts(remaining):
             earlier.setdefault(encoded.features.digest, encoded)
             if encoded.features.facts["complete"]:
                 whole.setdefault(encoded.features.facts["image_part"], encoded)
@@ -42,16 +43,17 @@ def find_encoded(key: str, dataset: Manifest, store: Store, cache: PartCache) ->
     return list({encoded.features.digest: encoded for encoded in [*found, *others]}.values()), units
 
 
-def encoded_parts(manifest: Manifest) -> list[Encoded]:
-    index = {part.facts["features"]: part for part in manifest.parts_of("feature_index")}
-    return [Encoded(part, index[part.digest]) for part in manifest.parts_of("features")]
+def encoded_parts(output: Manifest | Remaining) -> list[Encoded]:
+    """The feature parts that have their index part."""
+    index = {part.facts["features"]: part for part in output.parts_of("feature_index")}
+    return [Encoded(part, index[part.digest]) for part in output.parts_of("features") if part.digest in index]
 
 
-def _newest_first(key: str, store: Store) -> Iterator[Manifest]:
+def _newest_first(key: str, store: Store) -> Iterator[Remaining]:
     for entry in reversed(log.entries(store, STEP, key)):
-        manifest = read_manifest(store, f"{STEP}/{entry['fingerprint']}/manifest.json")
-        if manifest is not None:
-            yield manifest
+        remaining = find_remaining(store, STEP, entry["fingerprint"])
+        if remaining is not None:
+            yield remaining
 
 
 def _by_image(

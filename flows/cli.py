@@ -120,11 +120,54 @@ def ask(
 
 
 @app.command()
-def verify(store: StoreOption = None, json: JsonOption = False) -> None:
+def verify(
+    store: StoreOption = None,
+    repair: Annotated[
+        bool, typer.Option(help="Remove what is damaged, so that a run makes exactly that again.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Read everything committed again and compare digests. Exit code 4 where anything is missing or damaged."""
-    from flows.commands import verify_command
+    from flows.maintenance import verify_command
 
-    verify_command(store, json)
+    verify_command(store, repair, json)
+
+
+@app.command()
+def gc(
+    store: StoreOption = None,
+    grace: Annotated[str, typer.Option(help="Leave alone what is younger: 7d, 12h, 30m. Longer than any run.")] = "7d",
+    delete: Annotated[bool, typer.Option("--delete", help="Really remove it; without this it is only listed.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List, and with --delete remove, what nothing refers to: old parts, leftovers of killed runs.
+
+    Example:  frostline gc --grace 30d --delete
+    """
+    from flows.maintenance import gc_command
+
+    gc_command(store, grace, delete, json)
+
+
+@app.command()
+def forget(
+    images: Annotated[list[str], typer.Argument(help="Image ids, or picture files with the images to forget.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Erase images and what was made of them: rows, features, predictions, cached files. They do not come back.
+
+    Trained weights stay; the next run trains without the images. Let nothing else run on the store meanwhile.
+
+    Examples:
+
+      frostline forget photo.jpg
+
+      frostline forget 3b5d…64 hexadecimal digits --store s3://bucket/prefix
+    """
+    from flows.commands import forget_command
+
+    forget_command(images, store, json)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from flows.summary import RunSummary
 from infra.outputs import Manifest
 
 TELL_EVERY_SECONDS = 30
+SHOWN_PLACES = 2
 
 
 class Bars:
@@ -62,7 +63,7 @@ class Bars:
         )
         self._done_before[label], self._told_at[label] = done, time.monotonic()
         if done:
-            self.console.print(f"  {label}: {done:,} {unit} are there from an earlier attempt")
+            self.console.print(f"  {label}: {done:,} {unit} are there already")
         elif not self.console.is_terminal and label not in restarted:
             self.console.print(f"  {label}: started" + (f", {total:,} {unit}" if total else ""))
 
@@ -113,14 +114,41 @@ def metrics_table(summary: RunSummary) -> Table:
     return table
 
 
-def quarantine_line(ingest: Manifest | None) -> str | None:
-    """How many rows were set aside and why, or None where all were good."""
-    if ingest is None or not ingest.counts["quarantined"]:
-        return None
+def data_lines(outputs: Mapping[str, Manifest]) -> list[str]:
+    """What became of the rows and images, in words."""
+    lines: list[str] = []
+    if (ingest := outputs.get("ingest")) is not None:
+        lines.append(_dataset_line(ingest.counts))
+        lines += _quarantine_lines(ingest)
+    if (featurize := outputs.get("featurize")) is not None:
+        counts = featurize.counts
+        lines.append(f"features: {counts['encoded']:,} images encoded, {counts['reused']:,} reused")
+    return lines
+
+
+def _dataset_line(counts: Mapping[str, int]) -> str:
+    told = f"dataset: {counts['rows_out']:,} examples of {counts['images']:,} images"
+    if counts["duplicates"]:
+        told += f", {counts['duplicates']:,} exact duplicates left out"
+    if counts["excluded"]:
+        told += f", {counts['excluded']:,} train and val images look like a test image and are not trained on"
+    return told
+
+
+def _quarantine_lines(ingest: Manifest) -> list[str]:
+    counts = ingest.counts
+    if not counts["quarantined"]:
+        return []
     reasons = ingest.facts["statistics"]["quarantined_by_reason"]
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    places = ", ".join(f"ingest/parts/{part.digest}" for part in ingest.parts_of("quarantine"))
-    return f"{ingest.counts['quarantined']} of {ingest.counts['rows_in']} rows quarantined: {told}; rows in {places}"
+    parts = ingest.parts_of("quarantine")
+    places = ", ".join(f"ingest/parts/{part.digest}" for part in parts[:SHOWN_PLACES])
+    more = f" and {len(parts) - SHOWN_PLACES} more" if len(parts) > SHOWN_PLACES else ""
+    lines = [f"{counts['quarantined']:,} of {counts['rows_in']:,} rows quarantined: {told}"]
+    lines += [f"  rows in {places}{more}"] if parts else []
+    if counts["to_try_again"]:
+        lines.append(f"  {counts['to_try_again']:,} of them failed for passing reasons; the next run tries them again")
+    return lines
 
 
 def show_summary(
@@ -128,8 +156,9 @@ def show_summary(
 ) -> None:
     console.print()
     console.print(steps_table(summary))
-    if (quarantined := quarantine_line(outputs.get("ingest"))) is not None:
-        console.print(f"\n{quarantined}", soft_wrap=True, highlight=False)
+    console.print()
+    for line in data_lines(outputs):
+        console.print(line, soft_wrap=True, highlight=False)
     register = outputs.get("register")
     if summary.metrics:
         console.print()

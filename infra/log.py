@@ -53,7 +53,7 @@ def entries_in(store: Store, folder: str) -> list[dict[str, Any]]:
             return found
         found += _from(store, folder, len(found) + 1)
     raise IntegrityError(
-        f"{store.uri}/{_key(folder, len(found) + 1)}: missing; expected entries up to number {expected}. "
+        f"{store.uri}/{entry_key(folder, len(found) + 1)}: missing; expected entries up to number {expected}. "
         "Restore this object from a backup: numbers of a log have no gaps."
     )
 
@@ -66,13 +66,13 @@ def newest_in(store: Store, folder: str) -> dict[str, Any] | None:
 
 def create_in(store: Store, folder: str, number: int, entry: Mapping[str, Any]) -> bool:
     """Write entry `number`. False when another writer has it with other content."""
-    return store.create(_key(folder, number), seal({"number": number, **entry}))
+    return store.create(entry_key(folder, number), seal({"number": number, **entry}))
 
 
 def _from(store: Store, folder: str, number: int) -> list[dict[str, Any]]:
     """Entries `number`, `number + 1` … as far as there are any."""
     found: list[dict[str, Any]] = []
-    while (entry := _read(store, _key(folder, number + len(found)))) is not None:
+    while (entry := _read(store, entry_key(folder, number + len(found)))) is not None:
         found.append(entry)
     return found
 
@@ -92,5 +92,6 @@ def _highest(store: Store, folder: str) -> int:
     return max((int(number[1]) for number in numbers if number), default=0)
 
 
-def _key(folder: str, number: int) -> str:
+def entry_key(folder: str, number: int) -> str:
+    """Where entry `number` of the log in this folder lies."""
     return f"{folder}/{number:08d}.json"

@@ -30,6 +30,15 @@ from infra.record import Record, record_of
 from infra.sealed import read_checked, seal, unseal
 from infra.store import Store
 
+
+def part_key(step: str, digest: str) -> str:
+    return f"{step}/parts/{digest}"
+
+
+def manifest_key(step: str, fingerprint: str) -> str:
+    return f"{step}/{fingerprint}/manifest.json"
+
+
 UNFINISHED = ("journal", "checkpoints")
 """Folders of a step where an unfinished attempt leaves what a later one goes on from."""
 
@@ -142,7 +151,7 @@ class OutputRequest:
 
     @property
     def manifest_key(self) -> str:
-        return f"{self.step}/{self.fingerprint}/manifest.json"
+        return manifest_key(self.step, self.fingerprint)
 
 
 class Attempt:
@@ -169,7 +178,7 @@ class Attempt:
 
     def holds(self, part: Part) -> bool:
         """Whether a noted part is still there: a damaged one is removed by `verify --repair` and then made again."""
-        return self.store.exists(f"{self.request.step}/parts/{part.digest}")
+        return self.store.exists(part_key(self.request.step, part.digest))
 
     def _journal_key(self, unit: str) -> str:
         return f"{self.request.step}/journal/{self.request.fingerprint}/{unit}.json"
@@ -181,7 +190,7 @@ def upload_part(store: Store, step: str, path: Path, kind: str, num_rows: int, *
     It is uploaded even where it is there already: that heals a damaged object, and makes it young in the eyes of `gc`.
     """
     digest = digest_file(path)
-    store.upload(path, f"{step}/parts/{digest}", digest)
+    store.upload(path, part_key(step, digest), digest)
     return Part(kind=kind, digest=digest, size_bytes=path.stat().st_size, num_rows=num_rows, **more)
 
 
@@ -194,14 +203,20 @@ def read_manifest(store: Store, key: str) -> Manifest | None:
     """Raises IntegrityError where the object is not a manifest."""
     try:
         return read_checked(store, key, Manifest.model_validate_json)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(place) for place in problem["loc"])
-        told = f"{where}: {problem['msg']}" if where else problem["msg"]
+    except ValueError as error:
         raise IntegrityError(
-            f"{store.uri}/{key}: not a manifest ({told}); expected what Frostline wrote. "
-            "Delete this object and start again: the output is made anew from its parts."
+            f"{store.uri}/{key}: not a manifest ({problem_of(error)}); expected what Frostline wrote. "
+            "Run `frostline verify --repair`, which removes it, and start again: the output is made anew."
         ) from error
+
+
+def problem_of(error: BaseException | None) -> str:
+    """One line, and where in the JSON, for pydantic's many."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    where = ".".join(str(place) for place in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else problem["msg"]
 
 
 def ensure_output(

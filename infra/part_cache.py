@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,38 @@ from typing import TypeVar
 from infra.digests import digest_file, digest_json
 from infra.disk import not_writable
 from infra.errors import IntegrityError
-from infra.outputs import Manifest, Part
+from infra.outputs import Manifest, Part, part_key
 from infra.sealed import NUM_READS
 from infra.store import Store
 
 Made = TypeVar("Made")
 _REMEDY = "Run `frostline verify --repair`, which removes what is damaged, then start again."
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A local file as it was when its digest was taken."""
+
+    digest: str
+    size_bytes: int
+    stamp: str
+
+
+def bring(store: Store, key: str, digest: str, path: Path) -> Brought | None:
+    """Download an object, again while its digest is another: a connection may give wrong bytes of the right length.
+
+    None where there is none."""
+    for _ in range(NUM_READS):
+        path.unlink(missing_ok=True)
+        try:
+            store.download(key, path)
+        except FileNotFoundError:
+            return None
+        stamp = _stamp_of(path)  # before the digest, so that a change during it shows
+        found = Brought(digest_file(path), path.stat().st_size, stamp)
+        if found.digest == digest:
+            break
+    return found
 
 
 class PartCache:
@@ -47,7 +74,7 @@ class PartCache:
 
     def fetch(self, step: str, part: Part, target: Path) -> str:
         """Bring the part to `target`, verified. Returns the stamp of the verified bytes."""
-        return self._write(target, lambda temporary: self._bring(f"{step}/parts/{part.digest}", part, temporary))
+        return self._write(target, lambda temporary: self._bring(part_key(step, part.digest), part, temporary))
 
     def folder_of(self, manifest: Manifest, prefix: str) -> Path:
         """A local folder made of the output's parts whose names start with `prefix/`."""
@@ -61,20 +88,15 @@ class PartCache:
         return root
 
     def _bring(self, key: str, part: Part, temporary: Path) -> str:
-        """A connection may give wrong bytes of the right length: reading again cures that."""
-        for _ in range(NUM_READS):
-            temporary.unlink(missing_ok=True)
-            try:
-                self.store.download(key, temporary)
-            except FileNotFoundError as error:
-                raise IntegrityError(f"{self.store.uri}/{key}: missing; expected {_told(part)}. {_REMEDY}") from error
-            stamp = _stamp_of(temporary)  # before the digest, so that a change during it shows
-            found = digest_file(temporary)
-            if found == part.digest:
-                return stamp
-        raise IntegrityError(
-            f"{self.store.uri}/{key}: found bytes with sha256 {found[:12]}…; expected {_told(part)}. {_REMEDY}"
-        )
+        brought = bring(self.store, key, part.digest, temporary)
+        if brought is None:
+            raise IntegrityError(f"{self.store.uri}/{key}: missing; expected {_told(part)}. {_REMEDY}")
+        if brought.digest != part.digest:
+            raise IntegrityError(
+                f"{self.store.uri}/{key}: found bytes with sha256 {brought.digest[:12]}…; expected {_told(part)}. "
+                f"{_REMEDY}"
+            )
+        return brought.stamp
 
     def _write(self, target: Path, fill: Callable[[Path], Made]) -> Made:
         """Let `fill` make a file beside the target, and move it there when it is complete."""

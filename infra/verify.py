@@ -1,65 +1,126 @@
-"""Reading everything committed again: every part of every output against its digest."""
+"""Reading everything committed again: every part of every output against its digest, every manifest and log entry."""
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from infra.disk import not_writable
 from infra.errors import IntegrityError
-from infra.outputs import Manifest, Part, read_manifest
-from infra.part_cache import PartCache
+from infra.log import ENTRY, entry_key
+from infra.outputs import UNFINISHED, Manifest, Part, part_key, problem_of, read_manifest
+from infra.part_cache import bring
+from infra.remaining import NOTE, Remaining, read_remaining
+from infra.sealed import read_checked, unseal
 from infra.store import Store
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One object that is missing or is not what was written."""
+
+    file: str
+    expected: str
+    found: str
+    outputs: tuple[str, ...] = ()
+    """Manifests that list it."""
+
+    def __str__(self) -> str:
+        listed = f", listed by {', '.join(self.outputs)}" if self.outputs else ""
+        return f"{self.file}: found {self.found}; expected {self.expected}{listed}"
 
 
 @dataclass(frozen=True)
 class StoreReport:
     num_outputs: int
     num_parts: int
-    damaged: list[str]
-    """One sentence per missing or altered object and manifest that lists it."""
+    parts: list[Damage] = field(default_factory=list)
+    manifests: list[Damage] = field(default_factory=list)
+    """And notes of what remains of an output."""
+    log_entries: list[Damage] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> list[Damage]:
+        return [*self.parts, *self.manifests, *self.log_entries]
 
 
 def manifests(store: Store) -> Iterator[tuple[str, Manifest | IntegrityError]]:
     """(key, manifest or what is wrong with it) of every committed output."""
-    for key in store.list(""):
-        folders = key.split("/")
-        if len(folders) == 3 and folders[2] == "manifest.json":
-            try:
-                found = read_manifest(store, key)
-            except IntegrityError as error:
-                yield key, error
-            else:
-                if found is not None:
-                    yield key, found
+    for key, found in listings(store, filter(is_manifest, store.list(""))):
+        yield key, found if isinstance(found, IntegrityError) else found.manifest
+
+
+def listings(store: Store, keys: Iterable[str]) -> Iterator[tuple[str, Remaining | IntegrityError]]:
+    """(key, parts that should be there or what is wrong) of each manifest and note of what remains among the keys."""
+    for key in keys:
+        try:
+            if is_manifest(key) and (manifest := read_manifest(store, key)) is not None:
+                yield key, Remaining(manifest)
+            elif is_note_of_remaining(key) and (remaining := read_remaining(store, key)) is not None:
+                yield key, remaining
+        except IntegrityError as error:
+            yield key, error
 
 
 def verify_store(store: Store) -> StoreReport:
     """Digest each committed part once, however many outputs share it."""
-    damaged: list[str] = []
-    checked: dict[tuple[str, str], str | None] = {}
+    keys = store.list("")
+    outputs: dict[str, list[str]] = {}
+    parts: dict[str, Part] = {}
+    damaged: list[Damage] = []
     num_outputs = 0
-    with tempfile.TemporaryDirectory(prefix="frostline-verify-") as folder:
-        cache = PartCache(store, Path(folder))
-        for key, manifest in manifests(store):
-            num_outputs += 1
-            if isinstance(manifest, IntegrityError):
-                damaged.append(str(manifest))
-                continue
-            for part in manifest.parts:
-                place = (manifest.step, part.digest)
-                if place not in checked:
-                    checked[place] = _problem(cache, manifest.step, part, Path(folder) / "part")
-                if checked[place] is not None:
-                    damaged.append(f"{key}: {checked[place]}")
-    return StoreReport(num_outputs, len(checked), damaged)
+    for key, found in listings(store, keys):
+        num_outputs += is_manifest(key)
+        if isinstance(found, IntegrityError):
+            damaged.append(Damage(key, "what Frostline wrote", problem_of(found.__cause__)))
+            continue
+        for part in found.parts:
+            place = part_key(found.manifest.step, part.digest)
+            parts[place] = part
+            outputs.setdefault(place, []).append(key)
+    broken = [
+        Damage(place, f"{part.kind} with sha256 {part.digest}", problem, tuple(outputs[place]))
+        for place, part in parts.items()
+        if (problem := _problem(store, place, part)) is not None
+    ]
+    return StoreReport(num_outputs, len(parts), broken, damaged, list(_damaged_entries(store, keys)))
 
 
-def _problem(cache: PartCache, step: str, part: Part, target: Path) -> str | None:
+def is_manifest(key: str) -> bool:
+    folders = key.split("/")
+    return len(folders) == 3 and folders[2] == "manifest.json"
+
+
+def is_note_of_remaining(key: str) -> bool:
+    folders = key.split("/")
+    return len(folders) == 4 and folders[1] == "journal" and folders[3] == NOTE
+
+
+def _problem(store: Store, key: str, part: Part) -> str | None:
     """What is wrong with a part, or None."""
-    try:
-        cache.fetch(step, part, target)
-    except IntegrityError as error:
-        return str(error)
-    finally:
-        target.unlink(missing_ok=True)
-    return None
+    with tempfile.TemporaryDirectory(prefix="frostline-verify-") as folder:
+        try:
+            brought = bring(store, key, part.digest, Path(folder) / "part")
+        except OSError as error:
+            raise not_writable(folder, error, "TMPDIR") from error
+    if brought is None:
+        return "nothing"
+    return None if brought.digest == part.digest else f"{brought.size_bytes} bytes with sha256 {brought.digest}"
+
+
+def _damaged_entries(store: Store, keys: list[str]) -> Iterator[Damage]:
+    """Numbered JSON objects outside journals and checkpoints are entries of logs; a log has no gaps."""
+    newest: dict[str, int] = {}
+    for key in keys:
+        if (entry := ENTRY.search(key)) and key.split("/")[1] not in UNFINISHED:
+            folder = key.rpartition("/")[0]
+            newest[folder] = max(int(entry[1]), newest.get(folder, 0))
+    for folder, highest in newest.items():
+        for number in range(1, highest + 1):
+            key = entry_key(folder, number)
+            try:
+                found = "nothing" if read_checked(store, key, unseal) is None else None
+            except ValueError as error:
+                found = str(error)
+            if found is not None:
+                yield Damage(key, "what Frostline wrote", found)

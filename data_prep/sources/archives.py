@@ -4,9 +4,11 @@ Only regular files with relative names are members. Links, devices, sparse files
 compressed tars too: nothing is ever written, executed, or inflated beyond MAX_MEMBER_BYTES.
 """
 
+import shutil
 import stat
 import struct
 import tarfile
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -15,8 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 
 from data_prep.sources.base import RowFault, shown
-from infra.errors import DataError
-from infra.places import Place, open_place
+from infra.errors import DataError, PlatformError
+from infra.places import Place, is_remote, open_place
 
 MAX_MEMBER_BYTES = 64 * 2**20
 """Of one picture or one annotation. What is larger is not read."""
@@ -83,7 +85,7 @@ class TarArchive:
 
     @cached_property
     def _file(self) -> BinaryIO:
-        return self._place.open()
+        return _at_hand(self._place)
 
     @cached_property
     def _spans(self) -> dict[str, tuple[int, int]]:
@@ -151,7 +153,7 @@ class ZipArchive:
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
         try:
-            return zipfile.ZipFile(self._place.open())
+            return zipfile.ZipFile(_at_hand(self._place))
         except _UNREADABLE_ZIP as error:
             raise _broken(self._place.uri, str(error)) from error
 
@@ -164,6 +166,25 @@ class ZipArchive:
             elif not info.filename.endswith("/"):
                 infos[_plain(info.filename)] = info
         return infos
+
+
+def _at_hand(place: Place) -> BinaryIO:
+    """The archive as a local file. A remote one is copied, once and to a file without a name: its members are many,
+    small, and asked for in any order, and each would cost a request."""
+    file = place.open()
+    if not is_remote(place.uri):
+        return file
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the archive)
+    try:
+        with file:
+            shutil.copyfileobj(file, copy, 2**20)
+        copy.seek(0)
+    except OSError as error:
+        raise PlatformError(
+            f"{place.uri}: cannot be copied to {tempfile.gettempdir()} ({error.strerror or error}); expected room for "
+            "the whole archive. Make room there or set TMPDIR, then start again: finished work is kept."
+        ) from error
+    return cast(BinaryIO, copy)
 
 
 def too_large(name: str, size_bytes: int) -> RowFault:

@@ -102,7 +102,7 @@ class ArchiveImages:
         return ImageRef(f"{self._facts.uri}#{plain}", told, self._facts.version, partial(self._archive.read, plain))
 
     def fetch_ahead(self, images: Sequence[ImageRef]) -> None:
-        """Nothing to do: members are read in the order of the archive, which the open file reads ahead."""
+        """Nothing to do: a remote archive is at hand once its first member is asked for."""
 
     @cached_property
     def _facts(self) -> FileFacts:

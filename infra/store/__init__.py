@@ -5,7 +5,7 @@ temporary file and a link, S3 writes through one PUT. `create` is conditional (o
 """
 
 from infra.store.local import LocalStore
-from infra.store.opening import open_store, probe
+from infra.store.opening import PROBE_FOLDER, open_store, probe
 from infra.store.protocol import Store, StoredObject
 
-__all__ = ["LocalStore", "Store", "StoredObject", "open_store", "probe"]
+__all__ = ["PROBE_FOLDER", "LocalStore", "Store", "StoredObject", "open_store", "probe"]

@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -60,8 +60,8 @@ class LocalStore:
     def delete(self, prefix: str) -> None:
         target = self.folder / prefix
         try:
-            target.unlink(missing_ok=True)
-        except (IsADirectoryError, PermissionError):
+            if not target.is_dir():
+                target.unlink(missing_ok=True)
             for folder, _, names in os.walk(target, topdown=False):
                 for name in names:
                     Path(folder, name).unlink(missing_ok=True)
@@ -69,6 +69,12 @@ class LocalStore:
                     Path(folder).rmdir()
         except NotADirectoryError:
             return
+        except OSError as error:
+            raise not_writable(self.uri, error, "--store") from error
+
+    def remove(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def objects(self, prefix: str) -> list[StoredObject]:
         files = (path for path in self._files(prefix) if not path.name.startswith(TEMPORARY))

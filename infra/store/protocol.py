@@ -1,5 +1,6 @@
 """What every step needs of a place to keep things."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +46,9 @@ class Store(Protocol):
 
     def delete(self, prefix: str) -> None:
         """Remove an object, or all objects below a folder."""
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove these objects."""
 
     def objects(self, prefix: str) -> list[StoredObject]:
         """What lies below a folder, with size and age, sorted by key."""

@@ -90,7 +90,9 @@ class S3Store:
         self._call(lambda: self._fs.get_file(self._path(key), str(path)))
 
     def delete(self, prefix: str) -> None:
-        keys = [prefix, *self.list(prefix)]
+        self.remove([prefix, *self.list(prefix)])
+
+    def remove(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), KEYS_PER_DELETE):
             chunk = [{"Key": self._key(key)} for key in keys[start : start + KEYS_PER_DELETE]]
             answer = self._request("delete_objects", Delete={"Objects": chunk, "Quiet": True})

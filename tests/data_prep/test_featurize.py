@@ -18,8 +18,10 @@ from infra.errors import DataError
 from infra.outputs import Manifest, find_output
 from infra.part_cache import PartCache
 from infra.progress import Silent
+from infra.repair import repair_store
 from infra.settings import ActorResources
 from infra.store import LocalStore, Store
+from infra.verify import verify_store
 from infra.workspace import Workspace
 
 BATCH_SIZE = 4
@@ -210,6 +212,25 @@ def test_a_noted_shard_that_is_gone_is_encoded_again(
     features = encode(dataset, vit_dir, workspace)
     assert units_run == [4, 2]
     assert_features_are_those_of_each_image_alone(features, dataset, vit_dir, workspace)
+
+
+@pytest.mark.parametrize("kind", ["features", "feature_index"])
+def test_after_a_repair_exactly_the_images_of_the_damaged_part_are_encoded(
+    kind: str, units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
+) -> None:
+    """Shown to fail by leaving what remains of an output out of the earlier ones."""
+    dataset = dataset_of(10)
+    before = encode(dataset, vit_dir, workspace)
+    damaged = max(before.parts_of(kind), key=lambda part: part.num_rows)
+    workspace.store.write(f"featurize/parts/{damaged.digest}", b"damaged")
+    repair_store(workspace.store, verify_store(workspace.store), workspace.cache)
+    assert find_output(workspace.store, request_of(dataset)) is None
+    units_run.clear()
+    after = encode(dataset, vit_dir, workspace)
+    assert units_run == [4]
+    assert after.counts == {"rows_out": 10, "encoded": 4, "reused": 6}
+    assert after.parts == before.parts
+    assert verify_store(workspace.store).damaged == []
 
 
 def test_features_that_are_not_finite_name_their_image(

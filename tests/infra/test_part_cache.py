@@ -187,7 +187,7 @@ def test_verify_finds_each_damaged_part(damage: Callable[[Path], None], store: L
     assert (report.num_outputs, report.num_parts) == (1, 3)
     assert len(report.damaged) == 2
     for part in manifest.parts[1:]:
-        assert any(part.digest in line and REQUEST.manifest_key in line for line in report.damaged)
+        assert any(part.digest in damage.file and REQUEST.manifest_key in damage.outputs for damage in report.damaged)
 
 
 def test_verify_names_a_torn_manifest_and_goes_on(store: LocalStore, manifest: Manifest) -> None:
@@ -197,7 +197,7 @@ def test_verify_names_a_torn_manifest_and_goes_on(store: LocalStore, manifest: M
     report = verify_store(store)
     assert (report.num_outputs, report.num_parts) == (2, 3)
     assert len(report.damaged) == 1
-    assert REQUEST.manifest_key in report.damaged[0]
+    assert report.damaged[0].file == REQUEST.manifest_key
 
 
 def test_an_empty_store_is_whole(store: LocalStore) -> None:
@@ -227,5 +227,5 @@ def test_verify_names_an_altered_manifest(store: LocalStore, manifest: Manifest)
     data = (store.read(key) or b"").replace(b'"num_rows": ', b'"num_rows": 1')
     store.write(key, data)
     (damaged,) = verify_store(store).damaged
-    assert key in damaged
-    assert "it states" in damaged
+    assert damaged.file == key
+    assert "it states" in damaged.found

@@ -11,6 +11,7 @@ from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
 from infra.ray import pass_on, run_units, start_board
+from infra.remaining import find_remaining
 from infra.store import Store, open_store
 from infra.workspace import Workspace
 from training.base.config import BaseConfig
@@ -38,9 +39,9 @@ def base(config: BaseConfig, dataset: Manifest, attempt: Attempt, workspace: Wor
     parts: dict[str, list[Part]] = {}
     units: dict[str, str] = {}
     for unit in num_steps:
-        noted = [Part.model_validate(part) for part in (attempt.noted(unit) or {"parts": []})["parts"]]
-        if noted and all(attempt.holds(part) for part in noted):
-            parts[unit] = noted
+        made = _made(unit, attempt)
+        if made and all(attempt.holds(part) for part in made):
+            parts[unit] = made
         else:
             units[unit] = unit
             workspace.progress.start(_label(unit), num_steps[unit], "steps")
@@ -69,6 +70,14 @@ def base(config: BaseConfig, dataset: Manifest, attempt: Attempt, workspace: Wor
         identity={f"{unit}_digest": _folder_digest(unit, found) for unit, found in sorted(parts.items())},
         counts={"rows_out": sum(num_steps.values())},
     )
+
+
+def _made(unit: str, attempt: Attempt) -> list[Part]:
+    """The unit's folder as an earlier attempt noted it, or as an output that was taken back had it."""
+    if (noted := attempt.noted(unit)) is not None:
+        return [Part.model_validate(part) for part in noted["parts"]]
+    remaining = find_remaining(attempt.store, STEP, attempt.request.fingerprint)
+    return [part for part in remaining.manifest.parts if part.name.startswith(f"{unit}/")] if remaining else []
 
 
 class BaseTrainer:

@@ -21,7 +21,8 @@ from data_prep import featurize as featurize_step
 from data_prep.features import FeatureStore
 from data_prep.featurize import Encoder, featurize, featurize_request
 from data_prep.ingest import IngestConfig, ingest, ingest_request
-from data_prep.pretrained import PretrainedRef, digest_of
+from data_prep.pins import Pin, pin
+from data_prep.pretrained import PretrainedRef
 from data_prep.tower import FeatureConfig
 from infra.outputs import Manifest, ensure_output
 from infra.part_cache import PartCache
@@ -50,15 +51,18 @@ def dataset_of(folder: str, images_per_shard: int, workspace: Workspace, lines: 
 
 
 def features_of(dataset: Manifest, tower: str, workspace: Workspace) -> Manifest:
-    request = featurize_request(CONFIG, "bench", dataset, tower_digest(tower))
+    pinned = pin_of(tower)
+    request = featurize_request(CONFIG, "bench", dataset, pinned.digest)
     return ensure_output(
-        workspace.store, request, lambda attempt: featurize(CONFIG, dataset, Path(tower), attempt, workspace), {}
+        workspace.store, request, lambda attempt: featurize(CONFIG, dataset, pinned, attempt, workspace), {}
     )[0]
 
 
 @cache
-def tower_digest(tower: str) -> str:
-    return digest_of(PretrainedRef(folder=Path(tower)), None)
+def pin_of(tower: str) -> Pin:
+    """Made once: a flow makes it once for many steps."""
+    nowhere = Path(tower)  # neither store nor cache is asked about a local folder
+    return pin(PretrainedRef(folder=Path(tower)), None, PartCache(open_store(str(nowhere)), nowhere))
 
 
 def timed_ingest(folder: str, images_per_shard: int, num_processes: int) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def featurize_again(root: str, folder: str, images_per_shard: int, tower: str) -
     """Seconds of a featurize after which nothing is new but a caption; the cache is empty, as on another machine."""
     warm = workspace_at(Path(root))
     dataset = dataset_of(folder, images_per_shard, warm, "lines-and-one.jsonl")
-    warm.store.delete(featurize_request(CONFIG, "bench", dataset, tower_digest(tower)).manifest_key)
+    warm.store.delete(featurize_request(CONFIG, "bench", dataset, pin_of(tower).digest).manifest_key)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
         workspace = workspace_at(Path(root), Path(scratch))
         with Timed() as timed:

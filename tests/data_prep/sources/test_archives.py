@@ -1,7 +1,9 @@
 """Archives from outside: regular files with relative names, and nothing else, is ever read."""
 
+import errno
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -9,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from far_place import FarPlace
 from source_rows import fault_of, good_rows, opened
 
-from data_prep.sources.archives import ZipArchive, open_archive
+from data_prep.sources.archives import TarArchive, ZipArchive, open_archive
 from data_prep.sources.base import RowFault
 from data_prep.sources.image_files import open_images
-from infra.errors import ConfigError, DataError
-from infra.places import open_place
+from infra.errors import ConfigError, DataError, PlatformError
+from infra.places import LocalPlace, open_place
 
 
 def tar_of(path: Path, members: list[tuple[tarfile.TarInfo | str, bytes]]) -> Path:
@@ -211,6 +214,32 @@ def test_pictures_are_read_from_an_archive_as_from_a_folder(
     before = first.image.version
     os.utime(path, ns=(1, 1))
     assert good_rows(opened(**source.config.model_dump()))[0].image.version != before  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_a_remote_archive_is_copied_once_however_its_members_are_asked_for(suffix: str, tmp_path: Path) -> None:
+    members = [(str(number), b"x" * number) for number in range(9)]
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".tar":
+        tar_of(path, [*members])
+    else:
+        zip_of(path, [(name, data, 0) for name, data in members])
+    reads: list[str] = []
+    place = FarPlace(LocalPlace(path), reads)
+    archive = TarArchive(place) if suffix == ".tar" else ZipArchive(place)
+    for name, data in reversed(members):
+        assert archive.read(name) == data
+    assert reads == [f"open a{suffix}"]
+
+
+def test_no_room_for_a_remote_archive_is_a_platform_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    place = FarPlace(LocalPlace(tar_of(tmp_path / "a.tar", [("a", b"x")])), [])
+    with pytest.raises(PlatformError, match="No space left"):
+        TarArchive(place).read("a")
 
 
 def test_listing_an_archive_does_not_read_it(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ SOURCES: list[tuple[dict[str, Any], dict[str, int], int, int]] = [
     ({"kind": "jsonl", "path": "nlvr/questions.jsonl", "images": "nlvr/images.tar"}, {"vqa": 1950}, 1950, 1926),
     ({"kind": "hf_parquet", "path": "cifar10"}, {"classify": 5000}, 5000, 5000),
     ({"kind": "image_folder", "path": "clothing/images"}, {"classify": 400}, 400, 400),
+    (
+        {
+            "kind": "jsonl",
+            "path": "robustness/manifest.jsonl",
+            "images": "robustness/files.tar",
+            "columns": {"image": "file", "label": "source_repo"},
+        },
+        {"classify": 690},
+        690,
+        690,
+    ),
 ]
 
 
