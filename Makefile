@@ -25,6 +25,9 @@ test: setup ## Fast tests first, then the engines, faults and deployments (up to
 faults: setup ## The whole fault programme, of which make test runs a selection (kills at every point, S3 at 1 to 20 % faults)
 	@pytest -q -m faults
 
+faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores)
+	@pytest -q -m faults --timeout 3600
+
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
 
