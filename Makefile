@@ -22,10 +22,7 @@ test: setup ## Fast tests first, then the engines, faults and deployments (up to
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
 	@pytest -q -m "slow and not faults"
 
-faults: setup ## The whole fault programme, of which make test runs a selection (kills at every point, S3 at 1 to 20 % faults)
-	@pytest -q -m faults
-
-faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores)
+faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores); make test runs a selection of it
 	@pytest -q -m faults --timeout 3600
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
