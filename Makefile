@@ -20,7 +20,10 @@ test: setup ## Fast tests first, then the engines, faults and deployments (up to
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q -m "not slow and not faults"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
-	@pytest -q -m slow
+	@pytest -q -m "slow and not faults"
+
+faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores); make test runs a selection of it
+	@pytest -q -m faults --timeout 3600
 
 faults: setup ## The whole fault programme: every crash point, many seeds of a failing S3, full disks (half an hour on 2 cores)
 	@pytest -q -m "slow or faults" tests/faults

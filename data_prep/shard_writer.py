@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.known_rows import RowRange, merged
 from data_prep.schemas import (
     IMAGE_INDEX_COLUMNS,
+    IMAGES_PER_ROW_GROUP,
     SPLITS,
     example_id_of,
     examples_schema,
@@ -149,7 +150,10 @@ def write_rows(table: pa.Table, kind: str, folder: Path) -> Path:
     import pyarrow.parquet as pq
 
     path = folder / f"{kind}.parquet"
-    pq.write_table(table, path, compression="none" if kind == "images" else "zstd")
+    if kind == "images":
+        pq.write_table(table, path, compression="none", row_group_size=IMAGES_PER_ROW_GROUP)
+    else:
+        pq.write_table(table, path, compression="zstd")
     return path
 
 

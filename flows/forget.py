@@ -16,6 +16,7 @@ from data_prep.forget import forget_in_dataset, forget_in_features, names_images
 from data_prep.forgotten import remember
 from infra.digests import digest_file
 from infra.errors import ConfigError, IntegrityError
+from infra.gc import find_garbage, remove_garbage
 from infra.outputs import UNFINISHED, Manifest
 from infra.verify import manifests
 from infra.workspace import Workspace
@@ -80,23 +81,17 @@ def _shows(evaluation: Manifest, image_ids: Collection[str], workspace: Workspac
 def _remove_unlisted(workspace: Workspace) -> int:
     """Remove unfinished attempts, every part that no output lists any more, and this machine's copies of them."""
     store, cache = workspace.store, workspace.cache.folder
-    left = [_intact(manifest) for _, manifest in manifests(store)]
-    listed = {(manifest.step, part.digest) for manifest in left for part in manifest.parts}
-    num_removed = 0
     for step in STEPS_WITH_IMAGES:
         for folder in UNFINISHED:
             store.delete(f"{step}/{folder}")
-        for key in store.list(f"{step}/parts"):
-            if (step, key.rpartition("/")[2]) not in listed:
-                store.delete(key)
-                num_removed += 1
-    kept = {digest for _, digest in listed}
+    removed = remove_garbage(store, cache, find_garbage(store, cache, grace_seconds=0))
+    kept = {part.digest for _, manifest in manifests(store) for part in _intact(manifest).parts}
     for kind in ("parts", "stamps"):
         for path in (cache / kind).glob("*"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
     shutil.rmtree(cache / "folders", ignore_errors=True)  # made again from parts when they are needed
-    return num_removed
+    return len(removed)
 
 
 def _named(found: Collection[Manifest]) -> list[str]:

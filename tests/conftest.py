@@ -17,6 +17,15 @@ from infra.workspace import Workspace
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The whole fault programme runs only where it is asked for by its marker."""
+    if "faults" in config.getoption("-m"):
+        return
+    left = [item for item in items if item.get_closest_marker("faults")]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data, beside the checkout or where FROSTLINE_SHARED_DATA says."""
