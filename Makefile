@@ -25,9 +25,6 @@ test: setup ## Fast tests first, then the engines, faults and deployments (up to
 faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores); make test runs a selection of it
 	@pytest -q -m faults --timeout 3600
 
-faults: setup ## The whole fault programme: every crash point, many seeds of a failing S3, full disks (half an hour on 2 cores)
-	@pytest -q -m "slow or faults" tests/faults
-
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
 
