@@ -57,8 +57,8 @@ def whole(root: Path, shared_data: Path) -> Plan:
         images_per_batch=16,
         memory_ingest_images=2000,
         memory_featurize_images=256,
-        num_shards=64,
-        images_per_small_shard=20,
+        num_shards=128,
+        images_per_small_shard=10,
         reading_images=3000,
     )
 
