@@ -20,6 +20,7 @@ from data_prep.schemas import (
 )
 from data_prep.sources import BadRow, RowFault, SourceRow
 from infra.digests import canonical_json
+from infra.disk import writing_below
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -149,7 +150,8 @@ def write_rows(table: pa.Table, kind: str, folder: Path) -> Path:
     import pyarrow.parquet as pq
 
     path = folder / f"{kind}.parquet"
-    pq.write_table(table, path, compression="none" if kind == "images" else "zstd")
+    with writing_below(folder):
+        pq.write_table(table, path, compression="none" if kind == "images" else "zstd")
     return path
 
 
