@@ -148,9 +148,10 @@ def featurize_again(root: str, folder: str, images_per_shard: int, tower: str) -
             workspace = workspace_at(Path(root), Path(scratch))
             with Timed() as timed:
                 features = features_of(dataset, tower, workspace)
+        assert features.counts["encoded"] == 0, features.counts
         seconds += timed.seconds
     num_shards = len(dataset.parts_of("images"))
-    return {"seconds": seconds / TIMES_AGAIN, "counts": features.counts, "num_shards": num_shards}
+    return {"seconds": seconds / TIMES_AGAIN, "num_shards": num_shards}
 
 
 def read_features(root: str, folder: str, images_per_shard: int, tower: str) -> dict[str, Any]:
