@@ -78,12 +78,15 @@ def open_place(uri: str) -> Place:
 
 
 class LocalPlace:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
         self.uri = str(path)
 
+    @property
+    def path(self) -> Path:
+        return Path(self.uri)
+
     def at(self, name: str) -> "LocalPlace":
-        return LocalPlace(self.path / name)
+        return LocalPlace(f"{self.uri}/{name}")
 
     def is_folder(self) -> bool:
         return self.path.is_dir()
