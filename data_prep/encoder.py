@@ -1,6 +1,5 @@
 """The actor of `featurize`: image parts in, feature parts out. Only what names the parts goes to the driver."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from data_prep.pins import Pin, verified_folder
 from data_prep.preprocess import pixel_batches
 from data_prep.tower import FeatureConfig, Tower
 from data_prep.views import view_names
+from infra.disk import scratch_folder
 from infra.errors import DataError
 from infra.outputs import Part
 from infra.part_cache import PartCache
@@ -56,11 +56,11 @@ class Encoder:
     def run(self, unit: Unit) -> list[dict[str, Any]]:
         """Encode the images of a unit and upload their features: the feature part and its index part."""
         writer: FeatureWriter | None = None
-        with tempfile.TemporaryDirectory(prefix="frostline-features-") as folder:
+        with scratch_folder("features") as folder:
             for batch in pixel_batches(self._images(unit), self.tower, self.threads):
                 features_BPV = self.tower.encode_pixels(batch.pixels_BCHW)
                 _check_finite(batch.image_ids, features_BPV)
-                writer = writer or FeatureWriter(Path(folder), *features_BPV.shape[1:])
+                writer = writer or FeatureWriter(folder, *features_BPV.shape[1:])
                 writer.write(batch.image_ids, batch.views, features_BPV)
             assert writer is not None, "a unit has images"
             facts = {

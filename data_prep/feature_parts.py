@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.schemas import feature_index_schema, features_schema
+from infra.disk import writing_below
 from infra.errors import IntegrityError
 from infra.outputs import Part, upload_part
 from infra.store import Store
@@ -42,15 +43,16 @@ class FeatureWriter:
         rows_per_group = max(1, ROW_GROUP_BYTES // self.row_bytes)
         self._path, self._index_path = folder / "features.parquet", folder / "feature_index.parquet"
         self._schema = features_schema(num_patches, vision_width)
-        self._file = pq.ParquetWriter(
-            self._path,
-            self._schema,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            data_page_size=ONE_PAGE,
-            max_rows_per_page=ONE_PAGE,
-        )
+        with writing_below(folder):
+            self._file = pq.ParquetWriter(
+                self._path,
+                self._schema,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+                data_page_size=ONE_PAGE,
+                max_rows_per_page=ONE_PAGE,
+            )
         self._group = np.empty((rows_per_group, self.row_bytes), dtype=np.uint8)
         self._held = self._written = 0
         self._image_ids: list[str] = []
@@ -80,13 +82,14 @@ class FeatureWriter:
 
         if self._held:
             self._write_group()
-        self._file.close()
+        index = pa.table([self._image_ids, self._views], schema=feature_index_schema())
+        with writing_below(self._path.parent):
+            self._file.close()
+            pq.write_table(index, self._index_path, compression="zstd")
         self._check()
         num_rows = len(self._image_ids)
         shape = {"num_patches": self.num_patches, "vision_width": self.vision_width}
         features = upload_part(store, STEP, self._path, "features", num_rows, facts={**shape, **facts})
-        index = pa.table([self._image_ids, self._views], schema=feature_index_schema())
-        pq.write_table(index, self._index_path, compression="zstd")
         facts = {"features": features.digest}
         return features, upload_part(store, STEP, self._index_path, "feature_index", num_rows, facts=facts)
 
@@ -97,7 +100,8 @@ class FeatureWriter:
         values = pa.py_buffer(self._group[: self._held])
         column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(self.row_bytes), self._held, [None, values])
         columns = [self._image_ids[start:stop], self._views[start:stop], column]
-        self._file.write_table(pa.table(columns, schema=self._schema), row_group_size=self._held)
+        with writing_below(self._path.parent):
+            self._file.write_table(pa.table(columns, schema=self._schema), row_group_size=self._held)
         self._held, self._written = 0, stop
 
     def _check(self) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from data_prep.drafting import draft_of, rules_in
@@ -17,6 +15,7 @@ from data_prep.reuse import Encoded, encoded_parts
 from data_prep.shards import STEP as INGEST
 from data_prep.shards import shards_of
 from infra import log
+from infra.disk import scratch_folder
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, ensure_output
 from infra.part_cache import PartCache
 from infra.store import Store
@@ -73,8 +72,8 @@ def _rewritten(encoded: Encoded, image_ids: Collection[str], store: Store, cache
         return ()
     found = FeatureFile(cache.path(FEATURIZE, encoded.features))
     values = np.empty(found.row_bytes, dtype=np.uint8)
-    with tempfile.TemporaryDirectory(prefix="frostline-forget-") as folder:
-        writer = FeatureWriter(Path(folder), patches, width)
+    with scratch_folder("forget") as folder:
+        writer = FeatureWriter(folder, patches, width)
         for number in kept:
             found.read_into(number, values)
             features_1PV = values.view(np.float16).reshape(1, patches, width)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.known_rows import KnownRows, RowRange
 from data_prep.schemas import files_schema
 from data_prep.shard_writer import write_rows
 from data_prep.shards import ROW_KINDS, Shard, concatenated, digests_in, name_shard, read_columns
+from infra.disk import scratch_folder
 from infra.outputs import Attempt, Part
 from infra.part_cache import PartCache
 
@@ -64,13 +63,13 @@ def _written_again(shard: Shard, masks: Mapping[str, NDArray[np.bool_]], attempt
     import pyarrow as pa
 
     parts: dict[str, Part] = {}
-    with tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
+    with scratch_folder("ingest") as folder:
         for kind, mask in masks.items():
             if mask.all():
                 parts[kind] = shard.parts[kind]
             elif mask.any():
                 table = read_columns(shard.parts[kind], cache).filter(pa.array(mask))
-                parts[kind] = attempt.add_part(write_rows(table, kind, Path(folder)), kind, len(table))
+                parts[kind] = attempt.add_part(write_rows(table, kind, folder), kind, len(table))
     return name_shard(parts)
 
 
@@ -84,8 +83,8 @@ def files_table(ranges: Sequence[RowRange]) -> pa.Table:
 def upload_tables(tables: Mapping[str, pa.Table], attempt: Attempt) -> list[Part]:
     """One part of each kind; none of an empty table."""
     parts: list[Part] = []
-    with tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
+    with scratch_folder("ingest") as folder:
         for kind, table in tables.items():
             if len(table):
-                parts.append(attempt.add_part(write_rows(table, kind, Path(folder)), kind, len(table)))
+                parts.append(attempt.add_part(write_rows(table, kind, folder), kind, len(table)))
     return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from data_prep.reading import ImageReader, ReadRow, read_rows, row_files
 from data_prep.shard_writer import ShardWriter, StoredImage
 from data_prep.shards import STEP, Shard, shards_of, upload_shard
 from data_prep.sources import RowFault
+from infra.disk import scratch_folder
 from infra.outputs import Attempt, Part
 from infra.workspace import Workspace
 
@@ -69,15 +69,15 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
         config.reencode,
         window_items=config.images_per_shard,
     )
-    with pool, tempfile.TemporaryDirectory(prefix="frostline-ingest-") as folder:
+    with pool, scratch_folder("ingest") as folder:
         read = read_rows(files, known, reader)
         for (row, data), inspected in pool.inspect(((row, data), data) for row, data in read):
             _take(row, data, inspected, writer, unreadable)
             workspace.progress.advance(STEP)
             if writer.is_full:
-                _commit(writer, new, journal, Path(folder))
+                _commit(writer, new, journal, folder)
         if writer.has_rows:
-            _commit(writer, new, journal, Path(folder))
+            _commit(writer, new, journal, folder)
     workspace.progress.finish(STEP)
     return new
 

@@ -21,6 +21,7 @@ from data_prep.schemas import (
 )
 from data_prep.sources import BadRow, RowFault, SourceRow
 from infra.digests import canonical_json
+from infra.disk import writing_below
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,10 +151,9 @@ def write_rows(table: pa.Table, kind: str, folder: Path) -> Path:
     import pyarrow.parquet as pq
 
     path = folder / f"{kind}.parquet"
-    if kind == "images":
-        pq.write_table(table, path, compression="none", row_group_size=IMAGES_PER_ROW_GROUP)
-    else:
-        pq.write_table(table, path, compression="zstd")
+    more = {"row_group_size": IMAGES_PER_ROW_GROUP} if kind == "images" else {}
+    with writing_below(folder):
+        pq.write_table(table, path, compression="none" if kind == "images" else "zstd", **more)
     return path
 
 

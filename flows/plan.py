@@ -9,6 +9,7 @@ from flows.recipe import Recipe
 from flows.steps import Outputs, Step, steps_of
 from infra import log
 from infra.outputs import UNFINISHED, Manifest, OutputRequest, find_output, read_manifest
+from infra.remaining import find_remaining
 from infra.store import Store
 from infra.workspace import Workspace
 
@@ -71,6 +72,8 @@ def _decided(
 
 
 def _why(step: Step, request: OutputRequest, earlier: Manifest | None, changed: list[str], store: Store) -> str:
+    if (remaining := find_remaining(store, step.name, request.fingerprint)) is not None:
+        return f"{len(remaining.lost)} of {len(remaining.manifest.parts)} parts were damaged and are made again"
     begun = any(store.list(f"{step.name}/{kind}/{request.fingerprint}") for kind in UNFINISHED)
     resumed = "; an unfinished attempt is resumed" if begun else ""
     if earlier is None:

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import ConfigError, FrostlineError, PlatformError
@@ -22,6 +25,28 @@ def not_writable(place: str, error: OSError, setting: str) -> FrostlineError:
         f"{place}: cannot write ({told}); expected a writable folder. "
         f"Fix the folder's permissions or pass another place with {setting}."
     )
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A local folder for files on their way into the store, removed at the end whatever happens."""
+    place = "temporary files"
+    try:
+        place = tempfile.gettempdir()
+        made = tempfile.TemporaryDirectory(prefix=f"frostline-{purpose}-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise not_writable(place, error, "TMPDIR") from error
+    with made as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def writing_below(folder: Path) -> Iterator[None]:
+    """Writes of libraries to files in a scratch folder: what the operating system refuses becomes the one error."""
+    try:
+        yield
+    except OSError as error:
+        raise not_writable(str(folder), error, "TMPDIR") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,11 +1,9 @@
 """Reading everything committed again: every part of every output against its digest, every manifest and log entry."""
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from infra.disk import not_writable
+from infra.disk import scratch_folder, writing_below
 from infra.errors import IntegrityError
 from infra.log import ENTRY, entry_key
 from infra.outputs import UNFINISHED, Manifest, Part, part_key, problem_of, read_manifest
@@ -98,11 +96,8 @@ def is_note_of_remaining(key: str) -> bool:
 
 def _problem(store: Store, key: str, part: Part) -> str | None:
     """What is wrong with a part, or None."""
-    with tempfile.TemporaryDirectory(prefix="frostline-verify-") as folder:
-        try:
-            brought = bring(store, key, part.digest, Path(folder) / "part")
-        except OSError as error:
-            raise not_writable(folder, error, "TMPDIR") from error
+    with scratch_folder("verify") as folder, writing_below(folder):
+        brought = bring(store, key, part.digest, folder / "part")
     if brought is None:
         return "nothing"
     return None if brought.digest == part.digest else f"{brought.size_bytes} bytes with sha256 {brought.digest}"

@@ -15,6 +15,7 @@ from infra.store import LocalStore, Store
 from infra.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+pytest.register_assert_rewrite("fault_cases")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

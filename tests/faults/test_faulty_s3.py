@@ -151,7 +151,8 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_writers_and_readers_come_through_a_faulty_s3(s3: str, tmp_path: Path) -> None:
-    """DOC"""
+    """Shown to fail by reading every object once only (`NUM_READS = 1`), by trying every action once only, and by
+    log entries that differ from writer to writer."""
     run_all(s3, tmp_path, BOUNDED)
 
 

@@ -60,7 +60,8 @@ def run(folder: str, dataset_key: str, tower: str, answer: str) -> None:
         made, _ = ensure_output(
             store, request, lambda attempt: step.featurize(CONFIG, dataset, pinned, attempt, workspace), {}
         )
-        found = {"fingerprint": made.fingerprint, "draft": made.draft.model_dump(mode="json")}
+        draft = made.draft.model_dump(mode="json")
+        found = {"fingerprint": made.fingerprint, "draft": draft, "manifest": made.digest}
     except FrostlineError as error:
         found = {"error": type(error).__name__, "message": str(error)}
     os.write(os.open(f"{answer}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), json.dumps(found).encode())

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +65,7 @@ def _serve(module: Any, call: dict[str, Any]) -> None:
     status = 1
     try:
         os.environ.update(call["environment"])
+        tempfile.gettempdir()  # where TMPDIR of this call says
         if any(name.startswith("FAULT_") for name in call["environment"]):
             importlib.import_module("crash_points")
         getattr(module, call["function"])(*call["arguments"])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +61,30 @@ class ForkedWorker:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+def race(runs: list[list[Any]]) -> None:
+    """`run` with each of these arguments, all at the same time, each in a process of its own."""
+    gate, latch = os.pipe()
+    racers = [_racer(gate, latch, arguments) for arguments in runs]
+    os.close(latch)
+    statuses = [os.waitpid(racer, 0)[1] for racer in racers]
+    assert not any(statuses), statuses
+
+
+def _racer(gate: int, latch: int, arguments: list[Any]) -> int:
+    racer = os.fork()
+    if racer:
+        return racer
+    try:
+        os.close(latch)
+        os.read(gate, 1)  # until the last holder of the latch lets go of it
+        run(*arguments)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
 def run(folder: str, sources: list[dict[str, Any]], answer: str, store_dir: str = "") -> None:
     """Ingest into `folder`. `{answer}.json` says the draft or the error, `{answer}.read` every image that was read."""
     told = os.open(f"{answer}.read", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -81,7 +106,8 @@ def run(folder: str, sources: list[dict[str, Any]], answer: str, store_dir: str 
     try:
         request = ingest_request(config, "demo", store)
         made, _ = ensure_output(store, request, lambda attempt: ingest(config, attempt, workspace), {})
-        found = {"fingerprint": made.fingerprint, "draft": made.draft.model_dump(mode="json")}
+        draft = made.draft.model_dump(mode="json")
+        found = {"fingerprint": made.fingerprint, "draft": draft, "manifest": made.digest}
     except FrostlineError as error:
         found = {"error": type(error).__name__, "message": str(error)}
     os.write(os.open(f"{answer}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), json.dumps(found).encode())
