@@ -49,7 +49,7 @@ def store_shard(store: Store, folder: Path, **tables: pa.Table) -> list[Part]:
     parts: dict[str, Part] = {}
     for kind, table in tables.items():
         parts[kind] = upload_part(store, "ingest", write_rows(table, kind, folder), kind, len(table))
-    return list(name_shard(parts).parts.values())
+    return list(name_shard(parts, ()).parts.values())
 
 
 def store_images(store: Store, shards: Sequence[Sequence[bytes]], reencode_digest: str = "") -> Manifest:
