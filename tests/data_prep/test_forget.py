@@ -154,7 +154,7 @@ def test_an_output_under_repair_is_not_forgotten_with_an_image(
     for copy in workspace.cache.folder.glob("parts/*"):
         copy.unlink()
     repair_store(workspace.store, verify_store(workspace.store), workspace.cache)
-    with pytest.raises(ConfigError, match="1 outputs are being repaired; .* Run first: demo"):
+    with pytest.raises(ConfigError, match=r"1 outputs are being repaired; .* Run first: demo"):
         forget([digest_bytes(b"another")], workspace)
     again = ingested(source, images_per_shard=4)
     assert again.parts == dataset.parts

@@ -137,9 +137,7 @@ def test_an_unchanged_file_is_not_opened_again(
     second = two.write([{"image": f"{n}.png", "caption": f"again {n}"} for n in range(6)])
     both = ingested(first, second, images_per_shard=SHARD)
     assert files_read == [second["path"]]
-    assert both.counts == {
-        "rows_in": 12, "rows_out": 12, "duplicates": 0, "quarantined": 0, "images": 6, "excluded": 0, "to_try_again": 0
-    }  # fmt: skip
+    assert (both.counts["rows_in"], both.counts["rows_out"], both.counts["images"]) == (12, 12, 6)
 
 
 def test_a_changed_row_touches_only_its_shard_and_reads_no_image(

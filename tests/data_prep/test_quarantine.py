@@ -108,6 +108,7 @@ def test_rows_in_are_rows_out_and_duplicates_and_quarantined(
         "quarantined": len(BAD_LINES),
         "images": 6,
         "excluded": 0,
+        "leaked": 0,
         "to_try_again": 0,
     }
     assert len(read_examples(manifest, workspace.cache, ("train", "val", "test"))) == 6
