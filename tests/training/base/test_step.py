@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.ingest import IngestConfig, ingest, ingest_request
+from data_prep.ingest import ingest, ingest_request
+from data_prep.ingest_config import IngestConfig
 from infra.errors import IntegrityError, PlatformError
 from infra.outputs import Manifest, ensure_output, find_output
 from infra.part_cache import PartCache
@@ -72,7 +73,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> t
     source = {"kind": "digit_scenes", "num_images": 24, "image_size_px": 48}
     config = IngestConfig.model_validate({"sources": [source]})
     dataset, _ = ensure_output(
-        workspace.store, ingest_request(config, "tiny"), lambda attempt: ingest(config, attempt, workspace), {}
+        workspace.store,
+        ingest_request(config, "tiny", workspace.store),
+        lambda attempt: ingest(config, attempt, workspace),
+        {},
     )
     made, reused = made_base(dataset, workspace)
     assert not reused
