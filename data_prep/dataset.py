@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from data_prep.schemas import IMAGES_PER_ROW_GROUP
 from data_prep.shards import read_columns, shards_of
 from infra.outputs import Manifest, Part
 from infra.part_cache import PartCache
@@ -65,11 +66,11 @@ def excluded_images(dataset: Manifest, cache: PartCache) -> set[str]:
 
 
 def read_images(part: Part, cache: PartCache) -> Iterator[tuple[str, bytes]]:
-    """(image_id, source bytes) of one image part, in file order."""
+    """(image_id, source bytes) of one image part, in file order; a row group of them is in memory at a time."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(cache.path("ingest", part))
-    for batch in file.iter_batches(batch_size=256, columns=["image_id", "bytes"]):
+    file = pq.ParquetFile(cache.path("ingest", part), pre_buffer=False)
+    for batch in file.iter_batches(batch_size=IMAGES_PER_ROW_GROUP, columns=["image_id", "bytes"]):
         yield from zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
 
 

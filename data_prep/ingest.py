@@ -19,7 +19,7 @@ from data_prep.sources.base import fingerprint_facts
 from data_prep.statistics import first_problem
 from infra import log
 from infra.digests import digest_json
-from infra.errors import DataError
+from infra.errors import DataError, PlatformError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest
 from infra.part_cache import PartCache
 from infra.remaining import Remaining, find_remaining
@@ -29,6 +29,7 @@ from infra.workspace import Workspace
 VERSION = 2
 CONTINUED = {"sources", "images_per_shard", "max_quarantined_fraction", "near_duplicate_distance"}
 """Fields in which a dataset may differ from the one it continues."""
+LISTING = "source_listing"
 TRIES_AGAIN = "tries_again"
 """The input that names the dataset whose passing failures are tried again."""
 
@@ -37,10 +38,9 @@ def ingest_request(config: IngestConfig, name: str, store: Store) -> OutputReque
     """Where files are is left out; names, sizes and versions are in. Raises ConfigError for missing files.
 
     Where the newest dataset of these very sources has rows to try again, this is a request for another try."""
-    listings = [fingerprint_facts(open_source(source).listing()) for source in config.sources]
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
-    inputs = {"source_listing": digest_json(listings), **forgotten_input(store)}
+    inputs = {LISTING: _listing_digest(config), **forgotten_input(store)}
     newest = next((found.manifest for found in _earlier(store, name)), None)
     if newest is not None and newest.config == decisive and inputs.items() <= newest.inputs.items():
         inputs = {**inputs, TRIES_AGAIN: newest.fingerprint} if newest.counts["to_try_again"] else newest.inputs
@@ -58,6 +58,7 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     num_begun = len(begun) + (len(continued.shards) if anew else 0)
     known = KnownRows([*continued.shards, *begun], continued.ranges, cache, num_begun)
     new = read_new(config, known, journal, workspace)
+    _check_unchanged(config, attempt.request)
     kept, renamed = keep_claimed(known, new.shards, attempt, cache)
     shards = continued.in_order([*kept, *new.shards])
     ranges = merged([*known.claims(renamed), *new.ranges])
@@ -86,6 +87,19 @@ def _continued(request: OutputRequest, store: Store) -> Remaining | None:
 
 def _is(manifest: Manifest, request: OutputRequest) -> bool:
     return manifest.fingerprint == request.fingerprint
+
+
+def _listing_digest(config: IngestConfig) -> str:
+    return digest_json([fingerprint_facts(open_source(source).listing()) for source in config.sources])
+
+
+def _check_unchanged(config: IngestConfig, request: OutputRequest) -> None:
+    """The rows are those of the files that the fingerprint names, or there is no output."""
+    if _listing_digest(config) != request.inputs[LISTING]:
+        raise PlatformError(
+            "the sources changed while they were read; expected the files that were listed at the start. "
+            "Start again when nothing writes into them any more."
+        )
 
 
 def _check(config: IngestConfig, counts: Mapping[str, int], shards: Sequence[Shard], cache: PartCache) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 IMAGE_INDEX_COLUMNS = ("image_id", "format", "width_px", "height_px", "phash")
+IMAGES_PER_ROW_GROUP = 16
+"""Of an image part: a reader holds one row group in memory, however large the shard."""
 
 
 def images_schema() -> pa.Schema:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.known_rows import RowRange, merged
 from data_prep.schemas import (
     IMAGE_INDEX_COLUMNS,
+    IMAGES_PER_ROW_GROUP,
     SPLITS,
     example_id_of,
     examples_schema,
@@ -150,8 +151,9 @@ def write_rows(table: pa.Table, kind: str, folder: Path) -> Path:
     import pyarrow.parquet as pq
 
     path = folder / f"{kind}.parquet"
+    more = {"row_group_size": IMAGES_PER_ROW_GROUP} if kind == "images" else {}
     with writing_below(folder):
-        pq.write_table(table, path, compression="none" if kind == "images" else "zstd")
+        pq.write_table(table, path, compression="none" if kind == "images" else "zstd", **more)
     return path
 
 

@@ -165,9 +165,24 @@ def forget(
 
       frostline forget 3b5d…64 hexadecimal digits --store s3://bucket/prefix
     """
-    from flows.commands import forget_command
+    from flows.maintenance import forget_command
 
     forget_command(images, store, json)
+
+
+@app.command()
+def explain(
+    output: Annotated[str, typer.Argument(help="STEP/FINGERPRINT, the start of a fingerprint, or RECIPE/STEP.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say when and how an output was made, what had changed, and what it was made from.
+
+    Example:  frostline explain quickstart/featurize
+    """
+    from flows.maintenance import explain_command
+
+    explain_command(output, store, json)
 
 
 def main() -> None:

@@ -159,17 +159,3 @@ def verify_command(store: str | None, as_json: bool) -> None:
         print(f"{report.num_outputs} outputs, {report.num_parts} parts, {len(report.damaged)} damaged")
     if report.damaged:
         raise typer.Exit(4)
-
-
-def forget_command(images: Sequence[str], store: str | None, as_json: bool) -> None:
-    from flows.forget import forget
-
-    found = forget(images, open_workspace("laptop", Silent(), store))
-    if as_json:
-        print(json.dumps(found.to_json(), indent=2))
-        return
-    for what in ("datasets", "features", "evaluations"):
-        for name in getattr(found, what):
-            print(f"{'taken back' if what != 'features' else 'written again'}: {name}")
-    print(f"{len(found.image_ids)} images forgotten, {found.num_parts_removed} parts removed")
-    print("Run your recipes again: training starts from the datasets without them.")

@@ -1,6 +1,7 @@
-"""What the commands that look after a store do: verify, gc, explain."""
+"""What the commands that look after a store do: verify, gc, explain, forget."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -105,3 +106,28 @@ def seconds_of(duration: str) -> float:
             f"--grace {duration!r} is no duration; expected a whole number and a unit, such as 7d or 12h."
         )
     return int(number) * SECONDS_OF[unit]
+
+
+def explain_command(output: str, store: str | None, as_json: bool) -> None:
+    from flows.explain import explain, show_explanation
+
+    workspace = open_workspace("laptop", Silent(), store, writable=False)
+    found = explain(workspace.store, output)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        show_explanation(Console(), found)
+
+
+def forget_command(images: Sequence[str], store: str | None, as_json: bool) -> None:
+    from flows.forget import forget
+
+    found = forget(images, open_workspace("laptop", Silent(), store))
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+        return
+    for what in ("datasets", "features", "evaluations"):
+        for name in getattr(found, what):
+            print(f"{'taken back' if what != 'features' else 'written again'}: {name}")
+    print(f"{len(found.image_ids)} images forgotten, {found.num_parts_removed} parts removed")
+    print("Run your recipes again: training starts from the datasets without them.")

@@ -9,6 +9,7 @@ from flows.recipe import Recipe
 from flows.steps import Outputs, Step, steps_of
 from infra import log
 from infra.outputs import UNFINISHED, Manifest, OutputRequest, find_output, read_manifest
+from infra.remaining import find_remaining
 from infra.store import Store
 from infra.workspace import Workspace
 
@@ -65,21 +66,21 @@ def _decided(
         reason = f"made {found.record.created_at}, fingerprint {request.fingerprint[:12]}"
         return PlannedStep(name=step.name, action="reuse", reason=reason, changed=[]), found
     earlier = newest_output(workspace.store, step.name, recipe.name)
-    changed = changes(step, request, earlier) if earlier else []
+    changed = [change.name for change in changes(step.section, request, earlier)] if earlier else []
     reason = _why(step, request, earlier, changed, workspace.store)
     return PlannedStep(name=step.name, action="run", reason=reason, changed=changed), None
 
 
 def _why(step: Step, request: OutputRequest, earlier: Manifest | None, changed: list[str], store: Store) -> str:
+    if (remaining := find_remaining(store, step.name, request.fingerprint)) is not None:
+        return f"{len(remaining.lost)} of {len(remaining.manifest.parts)} parts were damaged and are made again"
     begun = any(store.list(f"{step.name}/{kind}/{request.fingerprint}") for kind in UNFINISHED)
     resumed = "; an unfinished attempt is resumed" if begun else ""
     if earlier is None:
         return f"no output yet{resumed}"
     if not changed:
         return f"its manifest is gone{resumed}"
-    before = _flat(step.section, earlier.config)
-    now = _flat(step.section, request.config)
-    told = [f"{name} {before.get(name)!r} → {now.get(name)!r}" if name in {*before, *now} else name for name in changed]
+    told = [change.told for change in changes(step.section, request, earlier)]
     return f"changed: {', '.join(told)}{resumed}"
 
 
@@ -101,15 +102,37 @@ def newest_output(store: Store, step: str, name: str) -> Manifest | None:
     return read_manifest(store, f"{step}/{entry['fingerprint']}/manifest.json") if entry else None
 
 
-def changes(step: Step, request: OutputRequest, earlier: Manifest) -> list[str]:
-    """Names of the fields, inputs and versions in which a request differs from an earlier output."""
-    before = _flat(step.section, earlier.config)
-    now = _flat(step.section, request.config)
-    fields = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    names = {*earlier.inputs, *request.inputs}
-    inputs = sorted(name for name in names if earlier.inputs.get(name) != request.inputs.get(name))
-    version = ["step_version"] if earlier.step_version != request.version else []
+class Change(BaseModel):
+    """A field, an input or a version in which two outputs differ; None where one has no such field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    kind: Literal["field", "input", "version"]
+    before: Any
+    now: Any
+
+    @property
+    def told(self) -> str:
+        """Digests say nothing to people: of an input only its name is told."""
+        return self.name if self.kind == "input" else f"{self.name} {self.before!r} → {self.now!r}"
+
+
+def changes(section: str, request: OutputRequest, earlier: Manifest) -> list[Change]:
+    """In what a request differs from an earlier output of its step."""
+    fields = _differences("field", _flat(section, earlier.config), _flat(section, request.config))
+    inputs = _differences("input", earlier.inputs, request.inputs)
+    version = _differences("version", {"step_version": earlier.step_version}, {"step_version": request.version})
     return [*fields, *inputs, *version]
+
+
+def _differences(
+    kind: Literal["field", "input", "version"], before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[Change]:
+    return [
+        Change(name=name, kind=kind, before=before.get(name), now=now.get(name))
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Other people's files, to be read only: a local path, `s3://bucket/prefix` or `hf://datasets/org/name@commit/path`.
 
-Beside infra/store.py the only file that knows s3fs and the hub's file system. Credentials and endpoints come from the
+Beside infra/store the only file that knows s3fs and the hub's file system. Credentials and endpoints come from the
 usual variables (AWS_*, HF_TOKEN), never from a recipe.
 """
 
+import functools
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from infra.addresses import without_password
 from infra.errors import ConfigError, FrostlineError, PlatformError
+from infra.store.s3 import S3Settings
 
 BLOCK_BYTES = 4 * 2**20
 """How much a remote file reads ahead: enough for a stream, little for the footer of a Parquet file."""
@@ -195,11 +197,29 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
 
+@functools.cache
+def _ask_again_for_wrong_bytes() -> None:
+    """Where S3 keeps a checksum of an object, botocore compares it; s3fs takes that for a lasting error."""
+    from botocore.exceptions import FlexibleChecksumError
+    from s3fs.core import add_retryable_error
+
+    add_retryable_error(FlexibleChecksumError)
+
+
 def _s3() -> Any:
     import s3fs
 
+    _ask_again_for_wrong_bytes()
+    patience = S3Settings()
     # One instance per endpoint and thread, kept by fsspec: a new one loads botocore's tables again.
-    return s3fs.S3FileSystem(use_listings_cache=False, endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
+    return s3fs.S3FileSystem(
+        use_listings_cache=False,
+        endpoint_url=os.environ.get("AWS_ENDPOINT_URL"),
+        config_kwargs={
+            "connect_timeout": patience.connect_timeout_seconds,
+            "read_timeout": patience.read_timeout_seconds,
+        },
+    )
 
 
 def _hub() -> Any:

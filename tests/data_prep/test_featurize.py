@@ -59,6 +59,12 @@ def units_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def with_digest(dataset: Manifest, digest: str) -> Manifest:
+    """The same shards of images under other annotations."""
+    identity = {**dataset.identity, "dataset_digest": digest}
+    return dataset.model_copy(update={"draft": dataset.draft.model_copy(update={"identity": identity})})
+
+
 def test_features_stay_next_to_their_image(
     units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
 ) -> None:
@@ -100,9 +106,7 @@ def test_the_same_images_in_another_dataset_are_settled_by_their_parts_without_r
     for part in [*dataset_of(10).parts_of("image_index"), *first.parts_of("feature_index")]:
         step_name = "ingest" if part.kind == "image_index" else "featurize"
         workspace.store.delete(f"{step_name}/parts/{part.digest}")
-    images = dataset_of(10)
-    renamed = images.draft.model_copy(update={"identity": {**images.identity, "dataset_digest": "d" * 64}})
-    other = images.model_copy(update={"draft": renamed})
+    other = with_digest(dataset_of(10), "d" * 64)
     nothing_cached = replace(workspace, cache=PartCache(workspace.store, tmp_path / "nothing cached"))
     second = encode(other, vit_dir, nothing_cached)
     assert second.fingerprint != first.fingerprint
@@ -118,6 +122,7 @@ def test_images_that_lie_in_other_shards_are_found_by_their_ids(
     vit_dir: Path,
     workspace: Workspace,
 ) -> None:
+    """Shown to fail: with every feature part taken for a whole image part, image 9 is missing from the last output."""
     encode(dataset_of(10), vit_dir, workspace)
     units_run.clear()
     pictures = [make_picture(number) for number in range(12)]
@@ -126,6 +131,10 @@ def test_images_that_lie_in_other_shards_are_found_by_their_ids(
     assert features.counts == {"rows_out": 11, "encoded": 2, "reused": 9}
     assert units_run == [2]
     assert_features_are_those_of_each_image_alone(features, otherwise, vit_dir, workspace)
+    alone = store_images(workspace.store, [pictures[9:12]])
+    features = encode(alone, vit_dir, workspace)
+    assert features.counts == {"rows_out": 3, "encoded": 0, "reused": 3}
+    assert_features_are_those_of_each_image_alone(features, alone, vit_dir, workspace)
 
 
 def test_other_bytes_of_the_same_images_share_nothing(

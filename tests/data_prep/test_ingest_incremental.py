@@ -16,6 +16,7 @@ from data_prep.dataset import read_examples
 from data_prep.ingest import ingest, ingest_request
 from data_prep.ingest_config import IngestConfig
 from data_prep.sources.jsonl import Jsonl
+from infra.errors import PlatformError
 from infra.outputs import Manifest, ensure_output
 from infra.part_cache import PartCache
 from infra.store import LocalStore
@@ -251,6 +252,26 @@ def test_the_same_row_twice_is_known_twice(feed: MakeFeed, ingested: Ingested, i
     after = ingested(growing.write([*captioned(range(3)), *captioned(range(2)), *captioned(range(3, 4))]))
     assert (after.counts["rows_in"], after.counts["duplicates"]) == (6, 2)
     assert len(images_read) == 1
+
+
+def test_sources_that_change_while_they_are_read_give_no_output(
+    feed: MakeFeed, ingested: Ingested, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fingerprint would name files that nobody has read."""
+    growing = feed(num_pictures=4)
+    source = growing.write(captioned(range(4)))
+    rows = Jsonl.rows
+
+    def changing(self: Jsonl, file: Any) -> Any:
+        growing.picture("3.png", 33)
+        return rows(self, file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Jsonl, "rows", changing)
+        with pytest.raises(PlatformError, match="the sources changed while they were read"):
+            ingested(source)
+    assert not [key for key in store.list("ingest") if key.endswith("manifest.json")]
+    assert ingested(source).counts["images"] == 4
 
 
 def test_a_missing_picture_that_appears_is_read(feed: MakeFeed, ingested: Ingested, images_read: list[bytes]) -> None:

@@ -83,3 +83,20 @@ def test_sources_over_the_same_photos_store_each_photo_once(
     manifest = ingested(*(source_in(shared_data, SOURCES[name][0]) for name in names))
     assert manifest.counts["rows_in"] == 295 + 264 + 415
     assert manifest.counts["images"] == 369, "some photos have questions only"
+
+
+def test_each_of_the_odd_and_hostile_files_is_a_row_or_quarantined(
+    shared_data: Path, ingested: Callable[..., Manifest]
+) -> None:
+    """Which of them Pillow decodes is the matter of test_robustness.py."""
+    source = {
+        "kind": "jsonl",
+        "path": str(shared_data / "robustness" / "manifest.jsonl"),
+        "images": str(shared_data / "robustness" / "files.tar"),
+        "columns": {"image": "file", "caption": "source_path"},
+    }
+    manifest = ingested(source, max_quarantined_fraction=1.0)
+    counts, reasons = manifest.counts, manifest.facts["statistics"]["quarantined_by_reason"]
+    assert counts["rows_in"] == counts["rows_out"] + counts["quarantined"] + counts["duplicates"] == 690
+    assert (counts["rows_out"], counts["duplicates"]) == (411, 0)
+    assert reasons == {"format_not_allowed": 98, "too_many_pixels": 3, "truncated": 45, "unreadable_image": 133}

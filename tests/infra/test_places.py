@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_s3 import faulty_s3
 from hub import Hub, hub
 
 from infra.errors import ConfigError, FrostlineError, PlatformError
@@ -164,6 +165,22 @@ def test_a_file_on_s3_that_changes_while_it_is_read_is_not_mixed(s3: str) -> Non
         boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/a", Body=b"2" * 3 * places.BLOCK_BYTES)
         with pytest.raises(PlatformError):
             file.read()
+
+
+@pytest.mark.slow
+def test_wrong_and_missing_bytes_of_an_object_are_asked_for_again(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shown to fail (PlatformError at the first wrong byte) without `_ask_again_for_wrong_bytes`."""
+    import boto3
+
+    bucket, _, prefix = s3.removeprefix("s3://").partition("/")
+    contents = [bytes([number]) * 5000 for number in range(30)]
+    for number, data in enumerate(contents):
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{number}", Body=data)
+    with faulty_s3(os.environ["AWS_ENDPOINT_URL"], 0.2, 1, ("wrong_bytes", "cut_body")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        assert [open_place(f"{s3}/{number}").read() for number in range(30)] == contents
+    assert proxy.injected["wrong_bytes"]
+    assert proxy.injected["cut_body"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ The client sees what a bad network or an overloaded store does: server errors, r
 of the right length, and requests that had their effect though their answer was lost.
 """
 
+import base64
+import hashlib
 import random
 import socket
 import struct
@@ -22,13 +24,17 @@ BEFORE = ("error_500", "error_503", "reset", "silence")
 AFTER = ("lost_answer",)
 """It does, but the client does not hear of it."""
 OF_A_BODY = ("cut_body", "wrong_bytes")
-KINDS = BEFORE + AFTER + OF_A_BODY
-CODES = {"error_500": (500, "InternalError"), "error_503": (503, "SlowDown")}
+OF_AN_UPLOAD = ("damaged_upload",)
+"""Wrong bytes arrive at the store, which refuses them where the client sent their sha256, as S3 does."""
+KINDS = BEFORE + AFTER + OF_A_BODY + OF_AN_UPLOAD
+CODES = {"error_500": (500, "InternalError"), "error_503": (503, "SlowDown"), "refused": (400, "BadDigest")}
+ONLY_FOR = {**dict.fromkeys(OF_A_BODY, "GET"), **dict.fromkeys(OF_AN_UPLOAD, "PUT")}
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 
 
 class FaultyS3(ThreadingHTTPServer):
-    """Spoils the share `rate` of all requests, each in one of the given kinds that fits it."""
+    """Spoils the share `rate` of all requests, each in the kind that was rarest so far of
+    those that fit it."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -52,10 +58,10 @@ class FaultyS3(ThreadingHTTPServer):
         """The fault of the next request, or None; and a number between 0 and 1 that says where a body is spoiled."""
         with self._lock:
             self.num_requests += 1
-            fits = [kind for kind in self.kinds if method == "GET" or kind not in OF_A_BODY]
-            spoiled = self._random.random() < self.rate and fits
-            kind = self._random.choice(fits) if spoiled else None
-            if kind is not None:
+            fits = [kind for kind in self.kinds if ONLY_FOR.get(kind, method) == method]
+            kind = None
+            if self._random.random() < self.rate and fits:
+                kind = min(fits, key=lambda kind: (self.injected[kind], self._random.random()))
                 self.injected[kind] += 1
             return kind, self._random.random()
 
@@ -93,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         request = self._request_body()
         fault, where = self.server.draw(self.command)
+        if fault == "damaged_upload":
+            request = _spoiled(request, where)
+            fault = "refused" if self._is_found_out(request) else None
         if fault in CODES:
             self._send_error(*CODES[fault])
             return
@@ -106,20 +115,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         length = len(body) if self.command != "HEAD" else int(dict(headers).get("Content-Length", 0))
-        at = int(where * len(body))
-        if fault == "wrong_bytes" and body and status < 300:
-            body = body[:at] + bytes([body[at] ^ (1 << at % 8)]) + body[at + 1 :]
+        if fault == "wrong_bytes" and status < 300:
+            body = _spoiled(body, where)
         self.send_response(status)
         for name, value in headers:
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
         self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(body[:at] if fault == "cut_body" else body)
+        self.wfile.write(body[: int(where * len(body))] if fault == "cut_body" else body)
         if fault == "cut_body":
             self._hang_up()
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer
+
+    def _is_found_out(self, body: bytes) -> bool:
+        stated = self.headers.get("x-amz-checksum-sha256")
+        return stated is not None and base64.b64decode(stated) != hashlib.sha256(body).digest()
 
     def _request_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -150,3 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
+
+
+def _spoiled(body: bytes, where: float) -> bytes:
+    """With one bit of one byte flipped."""
+    at = int(where * len(body))
+    return body[:at] + bytes([body[at] ^ (1 << at % 8)]) + body[at + 1 :] if body else body

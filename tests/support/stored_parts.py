@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_prep.feature_parts import FeatureWriter
 from data_prep.schemas import images_schema
+from data_prep.shard_writer import write_rows
 from infra.digests import digest_bytes, digest_json
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.record import record_of
@@ -38,13 +39,12 @@ def store_images(store: Store, shards: Sequence[Sequence[bytes]], reencode_diges
     """A dataset of these pictures: an image part and its index part per shard."""
     parts: list[Part] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "part"
         for number, pictures in enumerate(shards):
             image_ids = [digest_bytes(picture) for picture in pictures]
             empty = dict.fromkeys(images_schema().names)
             rows = [{**empty, "image_id": i, "bytes": data} for i, data in zip(image_ids, pictures, strict=True)]
             facts = {"shard": f"{number:05d}"}
-            pq.write_table(pa.Table.from_pylist(rows, images_schema()), path, compression="none")
+            path = write_rows(pa.Table.from_pylist(rows, images_schema()), "images", Path(folder))
             images = upload_part(store, "ingest", path, "images", len(rows), facts=facts)
             pq.write_table(pa.table({"image_id": image_ids}), path)
             facts = {**facts, "images": images.digest}

@@ -27,6 +27,7 @@ def encode(tower: str, paths: list[str], batch_size: int, ready: Any, done: Any)
     model = AutoModel.from_pretrained(tower, dtype=torch.float32).eval()
     features: list[np.ndarray] = []
     ready.wait()
+    cpu_seconds = time.process_time()
     with torch.inference_mode():
         for start in range(0, len(paths), batch_size):
             files = [Path(path).read_bytes() for path in paths[start : start + batch_size]]
@@ -35,7 +36,8 @@ def encode(tower: str, paths: list[str], batch_size: int, ready: Any, done: Any)
             hidden = model(pixel_values=pixels_BCHW).last_hidden_state
             hidden = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
             features.append(hidden.to(torch.float16).numpy())
-    done.put((time.perf_counter(), sum(len(found) for found in features)))
+    num_images = sum(len(found) for found in features)
+    done.put((time.perf_counter(), time.process_time() - cpu_seconds, num_images))
 
 
 def featurize(folder: str, tower: str, batch_size: int, num_processes: int) -> dict[str, Any]:
@@ -49,10 +51,14 @@ def featurize(folder: str, tower: str, batch_size: int, num_processes: int) -> d
         process.start()
     ready.wait()
     started = time.perf_counter()
-    ends = [done.get() for _ in processes]
+    told = [done.get() for _ in processes]
     for process in processes:
         process.join()
-    return {"seconds": max(end for end, _ in ends) - started, "images": sum(count for _, count in ends)}
+    return {
+        "seconds": max(ended for ended, _, _ in told) - started,
+        "cpu_seconds": sum(cpu_seconds for _, cpu_seconds, _ in told),
+        "images": sum(num_images for _, _, num_images in told),
+    }
 
 
 if __name__ == "__main__":

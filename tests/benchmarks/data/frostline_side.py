@@ -4,6 +4,7 @@ Imports and the start of Ray are paid before the first command that is timed; wh
 but for `featurize`, which tells when its actors were ready.
 """
 
+import json
 import os
 import random
 import tempfile
@@ -99,23 +100,27 @@ def timed_featurize(
         featurize_step.Encoder = encoder_that_tells(told)  # type: ignore[misc]
         features = features_of(dataset, tower, workspace)
         ended = time.time()
-        ready = [float(path.read_text()) for path in Path(told).iterdir()]
-    assert len(ready) == num_cores, ready
-    seconds = sum(ended - each for each in ready) / num_cores
-    return {"seconds": seconds, "images": features.counts["encoded"]}
+        actors = [json.loads(path.read_text()) for path in Path(told).iterdir()]
+    assert len(actors) == num_cores, actors
+    seconds = sum(ended - actor["ready"] for actor in actors) / num_cores
+    cpu_seconds = sum(actor["cpu_seconds"] for actor in actors)
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "images": features.counts["encoded"]}
 
 
 def encoder_that_tells(folder: str) -> type[Encoder]:
-    """The step's own encoder; its actors write down when they are ready. Made here, so that it travels by value."""
+    """The step's own encoder; its actors write down when they were ready, and the CPU time they have used since.
+    Made here, so that it travels by value."""
 
     class Telling(Encoder):
         def __init__(self, **arguments: Any) -> None:
-            import os
-            import time
-            from pathlib import Path
-
             super().__init__(**arguments)
-            (Path(folder) / str(os.getpid())).write_text(str(time.time()))
+            self.ready, self.cpu_seconds = time.time(), time.process_time()
+
+        def run(self, unit: Any) -> Any:
+            found = super().run(unit)
+            told = {"ready": self.ready, "cpu_seconds": time.process_time() - self.cpu_seconds}
+            (Path(folder) / str(os.getpid())).write_text(json.dumps(told))
+            return found
 
     return Telling
 
@@ -168,8 +173,8 @@ def read_features(root: str, folder: str, images_per_shard: int, tower: str) -> 
         from_disk = _bytes_from_disk() - before
     return {
         "gigabytes": num_bytes / 1e9,
-        "first_seconds": first.seconds,
-        "cached_seconds": cached.seconds,
+        "first": {"seconds": first.seconds, "cpu_seconds": first.cpu_seconds},
+        "cached": {"seconds": cached.seconds, "cpu_seconds": cached.cpu_seconds},
         "bytes_from_disk": from_disk,
         "bytes_asked": num_bytes // len(image_ids) * len(one_each),
         "bytes_of_parts": sum(part.size_bytes for part in parts),

@@ -56,7 +56,7 @@ def whole(root: Path, shared_data: Path) -> Plan:
         mobilenet_images_per_core=512,
         images_per_batch=16,
         memory_ingest_images=2000,
-        memory_featurize_images=400,
+        memory_featurize_images=256,
         num_shards=64,
         images_per_small_shard=20,
         reading_images=3000,

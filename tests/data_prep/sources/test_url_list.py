@@ -3,8 +3,11 @@
 import gc
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +397,30 @@ def test_no_cookie_no_password_and_no_proxy_is_sent(
         row.image.read()
     assert all(not {"Cookie", "Authorization"} & set(headers) for headers in seen)
     assert seen[1]["User-Agent"] == "frostline"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not_taken(server: Web, rows_of: Rows, tmp_path: Path) -> None:
+    """Shown to fail with `ssl=False`."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    (tmp_path / "server.pem").write_bytes(secret + certificate.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    (row,) = rows_of(server.answer("/a", lambda request: request.reply()).replace("http:", "https:"))
+    assert fault(row) == ("connection_failed", True)
+    assert not server.asked
 
 
 def test_lists_are_read_in_each_format(tmp_path: Path) -> None:
