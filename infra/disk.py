@@ -44,7 +44,9 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{purpose}-", ignore_cleanup_errors=True)
     except OSError as error:
         raise not_writable(place, error, "TMPDIR") from error
-    with made as folder, _locked(Path(folder)):
+    with made as folder, _opened(Path(folder)) as descriptor:
+        with suppress(OSError):  # a file system without locks: there is no sweeping either
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Path(folder)
 
 
@@ -53,19 +55,9 @@ def sweep_scratch_folders(place: Path) -> None:
     for left in place.glob(f"{SCRATCH}*"):
         with suppress(OSError):  # in use, somebody else's, or swept by another process
             if time.time() - left.stat().st_mtime > LOCKED_WITHIN_SECONDS:
-                with _locked(left):
+                with _opened(left) as descriptor:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Raises BlockingIOError where another process has locked it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -79,8 +71,14 @@ def writing_below(folder: Path) -> Iterator[None]:
 
 def sync_folder(folder: Path) -> None:
     """Make the folder's newest names last: a power cut must not keep a manifest and lose its parts."""
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)

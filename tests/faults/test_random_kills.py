@@ -1,6 +1,7 @@
 """SIGKILL of the whole process group at random times, again and again, until the command comes to its end.
 
-Shown to fail: DOCSTRING
+Shown to fail: with `masked` and `files` parts uploaded a while after the manifest a reader between two kills misses
+them. What lasts milliseconds is for test_crash_points.py to hit.
 """
 
 import json
