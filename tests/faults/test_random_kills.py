@@ -149,5 +149,5 @@ def test_a_continued_ingest_and_featurize_killed_at_many_random_times_end_as_if_
 
 @pytest.mark.faults
 def test_the_command_killed_at_random_times_ends_as_if_undisturbed(tmp_path: Path) -> None:
-    command = Command([FROSTLINE, "run", TINY, "--until", "featurize"], "store/ingest/journal/*/*.json")
+    command = Command([FROSTLINE, "run", TINY, "--until", "featurize"], "store/*/*")
     assert check(command, tmp_path, range(4), max_kills=4) > 4
