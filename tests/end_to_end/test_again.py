@@ -119,9 +119,10 @@ def test_another_learning_rate_reuses_the_data_and_trains_again_as_the_plan_said
 def test_the_registered_model_answers_on_the_command_line(var: Path) -> None:
     from data_prep.sources.digit_scenes import DigitScenes, DigitScenesConfig
 
-    row = next(DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=1)).rows())
+    source = DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=1))
+    row = next(source.rows(*source.files()))
     picture = var / "scene.png"
-    picture.write_bytes(row.image())
+    picture.write_bytes(row.image.read())
     (caption,) = frostline(var, "caption", "models:/tiny@champion", str(picture), "--json")
     assert set(caption) == {"image", "caption"}
     answer = frostline(var, "ask", "models:/tiny@champion", str(picture), "how many digits are there?", "--json")

@@ -80,7 +80,7 @@ def test_an_actor_that_ends_in_the_midst_of_a_shard_costs_that_shard(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Shown to fail: without `_lose` in infra.ray the error of the death ends the step, or the hang never does."""
+    """Without `_lose` in infra.ray the error of the death would end the step, or the hang never would."""
     monkeypatch.setattr(step, "Encoder", encoder_that_ends_once(ENDS[end], tmp_path))
     pictures = [noise(number) for number in range(10)]
     dataset = store_images(workspace.store, [pictures[:4], pictures[4:8], pictures[8:]])
