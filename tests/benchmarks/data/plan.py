@@ -53,12 +53,12 @@ def whole(root: Path, shared_data: Path) -> Plan:
         images_per_shard=512,
         core_counts=(1, 2),
         vit_images_per_core=128,
-        mobilenet_images_per_core=512,
+        mobilenet_images_per_core=384,
         images_per_batch=16,
         memory_ingest_images=2000,
         memory_featurize_images=256,
-        num_shards=64,
-        images_per_small_shard=20,
+        num_shards=128,
+        images_per_small_shard=10,
         reading_images=3000,
     )
 

@@ -28,7 +28,6 @@ def measure(plan: Plan) -> Iterator[Result]:
         runs = {name: lambda name=name: side.ask("featurize_again", **asked[name]) for name in cases}
         answers = interleaved(plan.rounds, runs)
         for name, (num_shards, _) in cases.items():
-            assert all(answer["counts"]["encoded"] == 0 for answer in answers[name]), answers[name]
             assert all(answer["num_shards"] == num_shards for answer in answers[name]), answers[name]
         sides = {
             f"{name} ({cases[name][0] * cases[name][1]} images)": runs_of(
