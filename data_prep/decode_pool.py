@@ -207,7 +207,9 @@ class _Lane(threading.Thread):
         try:
             return self._answers()[0]
         except WorkerDied as death:
-            return RowFault(death.reason, f"an image of {len(image)} bytes: {death}. Repair or remove it.")
+            return RowFault(
+                death.reason, f"an image of {len(image)} bytes: {death}. Repair or remove it.", death.passing
+            )
 
     def _answers(self) -> list[Outcome]:
         try:

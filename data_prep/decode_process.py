@@ -20,12 +20,18 @@ _REASONS = {
 }
 
 
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""No credentials for a process that meets hostile bytes."""
+
+
 class WorkerDied(Exception):  # noqa: N818 (what an image did)
     """Its `reason` is a class for the quarantine: too_slow, too_much_memory, decoder_died."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, passing: bool) -> None:
         super().__init__(message)
         self.reason = reason
+        self.passing = passing
+        """Whether a busy machine can be at fault, so that it is worth another try another day."""
 
 
 class WorkerProcess:
@@ -34,7 +40,7 @@ class WorkerProcess:
     def __init__(self, max_memory_bytes: int, max_seconds: float, reencode: Reencode | None) -> None:
         self._limits = f"{max_memory_bytes} bytes of memory and {max_seconds:g} s"
         arguments = [str(max_memory_bytes), str(max_seconds), *([reencode.model_dump_json()] if reencode else [])]
-        environment = os.environ | {
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | {
             "PYTHONPATH": os.pathsep.join(sys.path),
             "OPENBLAS_NUM_THREADS": "1",  # threads and arenas take address space, which is limited
             "MALLOC_ARENA_MAX": "1",
@@ -68,7 +74,9 @@ class WorkerProcess:
         except EOFError:
             returncode = self.stop()
             reason, end = _REASONS.get(returncode, ("decoder_died", _end(returncode)))
-            raise WorkerDied(reason, f"its decoder {end}; expected an answer within {self._limits}") from None
+            passing = returncode in (-signal.SIGALRM, -signal.SIGKILL)
+            message = f"its decoder {end}; expected an answer within {self._limits}"
+            raise WorkerDied(reason, message, passing) from None
 
     def kill(self) -> None:
         """From any thread; `receive` then tells."""

@@ -9,10 +9,12 @@ from data_prep.known_rows import RowRange
 from data_prep.merge import (
     COUNTS,
     DUPLICATE,
+    check_images,
     dataset_digest,
     excluded_table,
     judge,
     masked_table,
+    num_leaked,
     read_rows,
     split_digest,
 )
@@ -43,8 +45,11 @@ def rules_in(config: Mapping[str, Any]) -> DatasetRules:
 def draft_of(
     shards: Sequence[Shard], ranges: Sequence[RowRange], rules: DatasetRules, attempt: Attempt, cache: PartCache
 ) -> Draft:
-    """The dataset that these shards make up. rows_in = rows_out + duplicates + quarantined, always."""
+    """The dataset that these shards make up. rows_in = rows_out + duplicates + quarantined, always.
+
+    Raises DataError where a row shows an image that no shard holds: one that was lost and could not be read again."""
     rows = read_rows(shards, cache)
+    check_images(rows, shards, cache)
     verdict_N = judge(rows)
     excluded = excluded_table(rows, verdict_N, shards, rules.near_duplicate_distance, cache)
     counts = {
@@ -54,6 +59,7 @@ def draft_of(
         "quarantined": sum(quarantined_by_reason(shards, verdict_N, cache).values()),
         "images": sum(shard.num_rows("images") for shard in shards),
         "excluded": len(excluded),
+        "leaked": num_leaked(rows, verdict_N, excluded, shards, rules.near_duplicate_distance, cache),
         "to_try_again": num_passing(shards, cache),
     }
     assert counts["rows_in"] == counts["rows_out"] + counts["duplicates"] + counts["quarantined"], counts

@@ -11,6 +11,7 @@ from data_prep.pins import Pin, verified_folder
 from data_prep.preprocess import pixel_batches
 from data_prep.tower import FeatureConfig, Tower
 from data_prep.views import view_names
+from infra.digests import digest_json
 from infra.disk import scratch_folder
 from infra.errors import DataError
 from infra.outputs import Part
@@ -25,6 +26,13 @@ class Unit:
 
     image_part: Part
     image_ids: Sequence[str] | None
+
+    @property
+    def name(self) -> str:
+        """What it is noted as: other images of the same part are another unit."""
+        if self.image_ids is None:
+            return self.image_part.digest
+        return digest_json([self.image_part.digest, sorted(self.image_ids)])
 
     @property
     def num_images(self) -> int:

@@ -43,8 +43,12 @@ class FeatureStore:
         return len(self._rows[ORIGINAL])
 
     def __contains__(self, image_id: str) -> bool:
-        found, _ = self._rows[ORIGINAL].find(digests_of([image_id]))
-        return bool(found[0])
+        return not self.missing([image_id])
+
+    def missing(self, image_ids: Sequence[str]) -> list[str]:
+        """Those of the images that have no features."""
+        found, _ = self._rows[ORIGINAL].find(digests_of(image_ids))
+        return [image_id for image_id, is_found in zip(image_ids, found.tolist(), strict=True) if not is_found]
 
     def gather(self, image_ids: Sequence[str], view: str = ORIGINAL) -> NDArray[np.float16]:
         """float16[B, P, V] in the order asked. Raises DataError naming the first image without features."""

@@ -38,7 +38,7 @@ def featurize(config: FeatureConfig, dataset: Manifest, tower: Pin, attempt: Att
         noted = _noted(unit, attempt)
         parts |= {part.digest: part for part in noted}
         if not noted:
-            waiting[unit.image_part.digest] = unit
+            waiting[unit.name] = unit
     progress = workspace.progress
     num_waiting = sum(unit.num_images for unit in waiting.values())
     progress.start("featurize", num_images, "images", done=num_images - num_waiting)
@@ -76,6 +76,6 @@ def featurize(config: FeatureConfig, dataset: Manifest, tower: Pin, attempt: Att
 
 def _noted(unit: Unit, attempt: Attempt) -> list[Part]:
     """The parts that an earlier attempt made of this unit; none where it did not, or they are gone."""
-    noted = attempt.noted(unit.image_part.digest)
+    noted = attempt.noted(unit.name)
     found = [Part.model_validate(part) for part in noted["parts"]] if noted else []
     return found if all(attempt.holds(part) for part in found) else []

@@ -37,7 +37,7 @@ def forget_in_dataset(dataset: Manifest, image_ids: Collection[str], store: Stor
 
 def _without(dataset: Manifest, image_ids: Collection[str], attempt: Attempt, cache: PartCache) -> Draft:
     ranges = read_ranges(dataset.parts_of("files"), cache)
-    known = KnownRows(shards_of(dataset.parts), ranges, cache, num_begun=0)
+    known = KnownRows(shards_of(dataset.parts), ranges, cache, num_settled=0)
     known.claim_all_but(image_ids)
     kept, renamed = keep_claimed(known, [], attempt, cache)
     return draft_of(kept, merged([*known.claims(renamed)]), rules_in(dataset.config), attempt, cache)
@@ -78,7 +78,7 @@ def _rewritten(encoded: Encoded, image_ids: Collection[str], store: Store, cache
             found.read_into(number, values)
             features_1PV = values.view(np.float16).reshape(1, patches, width)
             writer.write([rows[number]["image_id"]], [rows[number]["view"]], features_1PV)
-        return writer.upload(store, facts)
+        return writer.upload(store, {**facts, "complete": False})
 
 
 def _ids_in(parts: Collection[Part], cache: PartCache) -> set[str]:

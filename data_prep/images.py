@@ -86,6 +86,8 @@ def inspect(data: bytes) -> ImageFacts:
 
     with opened(data) as image:
         size = image.size
+        if _format_of(data) == "JPEG" and _has_odd_sampling(image):
+            decode(data)  # which a draft in grey says nothing about
         drafted = image.draft("L", (_HASHED_PX, _HASHED_PX)) if _format_of(data) == "JPEG" else None
         image.load()
         plain = image.mode in ("L", "RGB") and not image.has_transparency_data
@@ -104,6 +106,13 @@ def inspect(data: bytes) -> ImageFacts:
         width_px, height_px = (height_px, width_px) if _swaps_sides(turn) else size
     bits = imagehash.phash(small).hash
     return ImageFacts(_format_of(data), width_px, height_px, np.packbits(bits).tobytes().hex())
+
+
+def _has_odd_sampling(image: Image) -> bool:
+    """Whether a JPEG samples a colour at a fraction of the finest that is no whole one: few decoders scale that."""
+    layers: list[tuple[int, int, int, int]] = getattr(image, "layer", [])
+    finest = [max((layer[side] for layer in layers), default=1) for side in (1, 2)]
+    return any(finest[side - 1] % max(layer[side], 1) for layer in layers for side in (1, 2))
 
 
 def check_num_bytes(data: bytes) -> None:

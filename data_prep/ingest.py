@@ -41,9 +41,11 @@ def ingest_request(config: IngestConfig, name: str, store: Store) -> OutputReque
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
     inputs = {LISTING: _listing_digest(config), **forgotten_input(store)}
-    newest = next((found.manifest for found in _earlier(store, name)), None)
-    if newest is not None and newest.config == decisive and inputs.items() <= newest.inputs.items():
-        inputs = {**inputs, TRIES_AGAIN: newest.fingerprint} if newest.counts["to_try_again"] else newest.inputs
+    for found in _earlier(store, name):
+        made = found.manifest
+        if made.config == decisive and inputs.items() <= made.inputs.items():
+            inputs = {**inputs, TRIES_AGAIN: made.fingerprint} if made.counts["to_try_again"] else made.inputs
+            break
     return OutputRequest(STEP, VERSION, name, decisive, inputs)
 
 
@@ -55,8 +57,8 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     continued = continued_from(earlier, anew, cache) if earlier else NOTHING
     journal = Journal(attempt, continued.fingerprint)
     begun = journal.begun()
-    num_begun = len(begun) + (len(continued.shards) if anew else 0)
-    known = KnownRows([*continued.shards, *begun], continued.ranges, cache, num_begun)
+    num_settled = len(continued.shards) if anew else 0
+    known = KnownRows([*continued.shards, *begun], continued.ranges, cache, num_settled)
     new = read_new(config, known, journal, workspace)
     _check_unchanged(config, attempt.request)
     kept, renamed = keep_claimed(known, new.shards, attempt, cache)

@@ -27,6 +27,7 @@ def keep_claimed(
     if known.all_claimed:
         return known.shards, {}
     shown = _images_shown(known, new, cache)
+    taken = {shard.name for shard in [*known.shards, *new]}
     kept: list[Shard] = []
     renamed: dict[str, str] = {}
     for shard in known.shards:
@@ -36,7 +37,8 @@ def keep_claimed(
         if all(mask.all() for mask in masks.values()):
             kept.append(shard)
             continue
-        now = _written_again(shard, masks, attempt, cache)
+        now = name_shard(_written_again(shard, masks, attempt, cache), taken)
+        taken.add(now.name)
         renamed[shard.name] = now.name
         if now.parts:
             kept.append(now)
@@ -59,7 +61,9 @@ def _image_masks(shard: Shard, shown: NDArray[np.bytes_], cache: PartCache) -> d
     return {"images": mask, "image_index": mask}
 
 
-def _written_again(shard: Shard, masks: Mapping[str, NDArray[np.bool_]], attempt: Attempt, cache: PartCache) -> Shard:
+def _written_again(
+    shard: Shard, masks: Mapping[str, NDArray[np.bool_]], attempt: Attempt, cache: PartCache
+) -> dict[str, Part]:
     import pyarrow as pa
 
     parts: dict[str, Part] = {}
@@ -70,7 +74,7 @@ def _written_again(shard: Shard, masks: Mapping[str, NDArray[np.bool_]], attempt
             elif mask.any():
                 table = read_columns(shard.parts[kind], cache).filter(pa.array(mask))
                 parts[kind] = attempt.add_part(write_rows(table, kind, folder), kind, len(table))
-    return name_shard(parts)
+    return parts
 
 
 def files_table(ranges: Sequence[RowRange]) -> pa.Table:

@@ -47,9 +47,9 @@ class _Segment:
 class KnownRows:
     """Rows are claimed by the file that holds them now; what nobody claims has been withdrawn."""
 
-    def __init__(self, shards: Sequence[Shard], ranges: Sequence[RowRange], cache: PartCache, num_begun: int) -> None:
-        """`ranges` say which file each row of an earlier output came from; the last `num_begun` shards are of
-        this very output, begun: their failures are not tried again."""
+    def __init__(self, shards: Sequence[Shard], ranges: Sequence[RowRange], cache: PartCache, num_settled: int) -> None:
+        """`ranges` say which file each row of an earlier output came from. Passing failures in the first `num_settled`
+        shards are not tried again."""
         import numpy as np
 
         self.shards = list(shards)
@@ -73,7 +73,7 @@ class KnownRows:
                     image_ids.append(digests_in(table.column("image_id")))
                     passing.append(np.zeros(len(table), dtype=bool))
                 else:
-                    again = number < len(self.shards) - num_begun
+                    again = number >= num_settled
                     passing.append(table.column("passing").to_numpy() & again)
                 self._segments.append(_Segment(shard.name, kind, offset, len(table)))
                 offset += len(table)

@@ -15,6 +15,7 @@ from data_prep.near_duplicates import nearest_within
 from data_prep.schemas import SPLITS
 from data_prep.shards import Shard, concatenated, digests_in, hex_of, read_columns
 from infra.digests import digest_json
+from infra.errors import DataError
 from infra.part_cache import PartCache
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def excluded_table(
 
     from data_prep.schemas import excluded_schema
 
-    images_I, first_I = np.unique(rows.image_id_N[verdict_N == COUNTS], return_index=True)
-    split_I = rows.split_N[verdict_N == COUNTS][first_I]
-    phash_I = _phashes(images_I, shards, cache)
+    images_I, split_I, phash_I = _images(rows, verdict_N, shards, cache)
     others, tests = np.flatnonzero(split_I != TEST), np.flatnonzero(split_I == TEST)
     nearest, found = nearest_within(phash_I[others], phash_I[tests], distance)
     near = nearest >= 0
@@ -132,6 +131,51 @@ def excluded_table(
         ],
         schema=excluded_schema(),
     )
+
+
+def num_leaked(
+    rows: Rows,
+    verdict_N: NDArray[np.int8],
+    excluded: pa.Table,
+    shards: Sequence[Shard],
+    distance: int,
+    cache: PartCache,
+) -> int:
+    """Train and val images within `distance` bits of a test image that are left when the excluded ones are taken out:
+    0, or the exclusion is at fault. Each is compared with each test image, without the index of bands."""
+    import numpy as np
+
+    images_I, split_I, phash_I = _images(rows, verdict_N, shards, cache)
+    left_I = (split_I != TEST) & ~np.isin(images_I, digests_in(excluded.column("image_id")))
+    tests = phash_I[split_I == TEST]
+    if distance == 0:
+        return int(np.isin(phash_I[left_I], tests).sum())
+    return sum(bool((np.bitwise_count(tests ^ other) <= distance).any()) for other in phash_I[left_I])
+
+
+def _images(
+    rows: Rows, verdict_N: NDArray[np.int8], shards: Sequence[Shard], cache: PartCache
+) -> tuple[NDArray[np.bytes_], NDArray[np.int8], NDArray[np.uint64]]:
+    """Images of rows that count, sorted: ids, splits, perceptual hashes."""
+    import numpy as np
+
+    images_I, first_I = np.unique(rows.image_id_N[verdict_N == COUNTS], return_index=True)
+    return images_I, rows.split_N[verdict_N == COUNTS][first_I], _phashes(images_I, shards, cache)
+
+
+def check_images(rows: Rows, shards: Sequence[Shard], cache: PartCache) -> None:
+    """Raises DataError where a row shows an image that no shard holds."""
+    import numpy as np
+
+    indexes = [shard.parts["image_index"] for shard in shards if "image_index" in shard.parts]
+    held = concatenated([digests_in(read_columns(part, cache, ["image_id"]).column(0)) for part in indexes], "S32")
+    lost = np.setdiff1d(rows.image_id_N, held)
+    if len(lost):
+        raise DataError(
+            f"{len(lost)} images that rows show are in no shard, the first {hex_of(lost[:1])[0][:12]}…; expected each "
+            "to be stored. It was lost and its source could not be read again: start again when the source answers, or "
+            "take its rows out of the source."
+        )
 
 
 def _phashes(images_I: NDArray[np.bytes_], shards: Sequence[Shard], cache: PartCache) -> NDArray[np.uint64]:

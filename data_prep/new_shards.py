@@ -52,6 +52,8 @@ class NewShards:
     shards: list[Shard]
     ranges: list[RowRange]
     """Which of their rows came from which file."""
+    taken: set[str]
+    """Names of shards of this dataset."""
 
 
 def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace: Workspace) -> NewShards:
@@ -60,7 +62,7 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
     reader = ImageReader(known, forgotten_images(workspace.store))
     files = [file for file in row_files(config.sources) if not known.claim_file(file.key)]
     workspace.progress.start(STEP, 0, "rows", done=known.num_claimed)
-    new = NewShards([], [])
+    new = NewShards([], [], taken={shard.name for shard in known.shards})
     unreadable: dict[str, RowFault] = {}
     pool = DecodePool(
         workspace.profile.ingest.num_processes,
@@ -98,16 +100,14 @@ def _take(
         if data is not None:
             assert isinstance(inspected, Inspected)
             stored = StoredImage(inspected.stored or data, inspected.facts)
-        try:
-            writer.add(row.new, row.image_id, stored)
-        except RowFault as found:
-            fault = found
-    if fault is not None:
+        writer.add(row.new, row.image_id, stored)
+    else:
         writer.quarantine(row.new, fault)
 
 
 def _commit(writer: ShardWriter, new: NewShards, journal: Journal, folder: Path) -> None:
-    shard = upload_shard(writer.write(folder), journal.attempt)
+    shard = upload_shard(writer.write(folder), journal.attempt, new.taken)
+    new.taken.add(shard.name)
     journal.add(shard)
     new.shards.append(shard)
     new.ranges.extend(writer.came_from(shard.name))

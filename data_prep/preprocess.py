@@ -20,6 +20,7 @@ from infra.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 IMAGES_PER_TASK = 4
 Item = TypeVar("Item")
@@ -58,17 +59,29 @@ def pixel_batches(images: Iterable[tuple[str, bytes]], tower: Tower, threads: in
 
 
 def _prepared(images: Sequence[tuple[str, bytes]], tower: Tower) -> PixelBatch:
-    image_ids: list[str] = []
-    pictures: list[Any] = []
+    """Of pictures in full size at most one view each is held."""
+    import numpy as np
+
     names = view_names(tower.config.views)
-    for image_id, data in images:
-        try:
-            picture = decode(data)
-        except DataError as error:
-            raise DataError(f"image {image_id[:12]}…: {error}") from error
-        image_ids += [image_id] * len(names)
-        pictures += [view_of(picture, image_id, number, tower.config.view_seed) for number in range(len(names))]
-    return PixelBatch(image_ids, names * len(images), tower.pixels(pictures))
+    pictures = [_decoded(image_id, data) for image_id, data in images]
+    if len(names) == 1:
+        pixels_BCHW = tower.pixels(pictures)
+    else:
+        views = (
+            view_of(picture, image_id, number, tower.config.view_seed)
+            for (image_id, _), picture in zip(images, pictures, strict=True)
+            for number in range(len(names))
+        )
+        pixels_BCHW = np.concatenate([tower.pixels([view]) for view in views])
+    image_ids = [image_id for image_id, _ in images for _ in names]
+    return PixelBatch(image_ids, names * len(images), pixels_BCHW)
+
+
+def _decoded(image_id: str, data: bytes) -> Image:
+    try:
+        return decode(data)
+    except DataError as error:
+        raise DataError(f"image {image_id[:12]}…: {error}") from error
 
 
 def _some_at_a_time(images: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

@@ -20,6 +20,7 @@ from data_prep.sources import (
     open_source,
 )
 from infra.digests import digest_bytes
+from infra.disk import PASSING
 
 if TYPE_CHECKING:
     from data_prep.known_rows import KnownRows
@@ -52,11 +53,11 @@ class RowFile:
 def row_files(configs: Sequence[SourceConfig]) -> list[RowFile]:
     """The files of all sources, in order. Lists, but reads none."""
     found: list[RowFile] = []
-    times: Counter[tuple[str, str, str]] = Counter()
+    times: Counter[bytes] = Counter()
     for config in configs:
         source = open_source(config)
         for file in source.files():
-            same = (config.model_dump_json(), file.uri, file.version)
+            same = file_key(config, file, 0)
             found.append(RowFile(config, source, file, file_key(config, file, times[same])))
             times[same] += 1
     return found
@@ -126,7 +127,9 @@ class ImageReader:
                 return ReadRow(new, fault=fault), None
             except OSError as error:
                 message = f"{new.row.image.name}: {error.strerror or error}"
-                return ReadRow(new, fault=RowFault("missing_file", message)), None
+                passing = error.errno in PASSING
+                reason = "read_failed" if passing else "missing_file"
+                return ReadRow(new, fault=RowFault(reason, message, passing)), None
             image_id = digest_bytes(data)
             self._remember(new.image_key, image_id)
         if image_id in self._forgotten:

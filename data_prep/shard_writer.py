@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,10 @@ class ShardWriter:
         return bool(self._examples or self._quarantine)
 
     def add(self, new: NewRow, image_id: str, stored: StoredImage | None) -> None:
-        """Take in a row whose image is known to be good. Raises RowFault for text that no file can hold."""
+        """Take in a row without a problem whose image is known to be good."""
         assert isinstance(new.row, SourceRow)
-        try:
-            example = _example(new, image_id, self._split(new.row, image_id))
-            row_digest = hashlib.sha256(canonical_json(example)).digest()
-        except ValueError as error:  # half a surrogate pair, which JSON can spell
-            raise RowFault("unreadable_row", str(error)) from error
+        example = _example(new, image_id, self._split(new.row, image_id))
+        row_digest = hashlib.sha256(canonical_json(example)).digest()
         if stored is not None:
             self._images.append(_image(new, image_id, stored))
             self._num_bytes += len(stored.data)
@@ -172,6 +170,12 @@ def _table(rows: list[dict[str, Any]], kind: str) -> pa.Table:
 
 def problem_of(row: SourceRow) -> RowFault | None:
     """Why the row's own fields cannot make an example, or None."""
+    try:
+        "".join([row.prompt, *row.targets, *row.negatives, row.label or "", row.split_group or ""]).encode()
+        "".join(itertools.chain.from_iterable(row.attributes.items())).encode()
+        canonical_json(row.numbers)
+    except ValueError as error:  # half a surrogate pair, which JSON can spell and no file can hold
+        return RowFault("unreadable_row", str(error))
     if row.split is not None and row.split not in SPLITS:
         return RowFault("unknown_split", f"split {row.split!r}; expected one of {', '.join(SPLITS)}")
     if row.task == "classify":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ ROW_KINDS = ("examples", "quarantine")
 
 @dataclass(frozen=True)
 class Shard:
-    """Parts by kind. Its name is made of their digests, so that other parts can refer to its rows."""
+    """Parts by kind. Its name is unique in its dataset, so that other parts can refer to its rows."""
 
     name: str
     parts: dict[str, Part]
@@ -39,19 +40,25 @@ def shards_of(parts: Iterable[Part]) -> list[Shard]:
     found: dict[str, dict[str, Part]] = {}
     for part in parts:
         if part.kind in KINDS:
-            found.setdefault(str(part.facts["shard"]), {})[part.kind] = part
+            parts_of_shard = found.setdefault(str(part.facts["shard"]), {})
+            assert part.kind not in parts_of_shard, f"two {part.kind} parts in one shard"
+            parts_of_shard[part.kind] = part
     return [Shard(name, by_kind) for name, by_kind in found.items()]
 
 
-def upload_shard(files: Iterable[tuple[str, Path, int]], attempt: Attempt) -> Shard:
+def upload_shard(files: Iterable[tuple[str, Path, int]], attempt: Attempt, taken: Collection[str]) -> Shard:
     """Upload (kind, closed file, rows) as one shard."""
     uploaded = {kind: attempt.add_part(path, kind, num_rows) for kind, path, num_rows in files}
-    return name_shard(uploaded)
+    return name_shard(uploaded, taken)
 
 
-def name_shard(parts: dict[str, Part]) -> Shard:
-    """These parts as a shard: the facts of each say which, and of which images an index is."""
-    name = digest_json([[kind, parts[kind].digest] for kind in KINDS if kind in parts])[:16]
+def name_shard(parts: dict[str, Part], taken: Collection[str]) -> Shard:
+    """These parts as a shard: the facts of each say which, and of which images an index is.
+
+    The name is made of their digests, and of a number where a shard of equal parts has it already: the same rows may
+    come twice."""
+    made_of = digest_json([[kind, parts[kind].digest] for kind in KINDS if kind in parts])[:16]
+    name = next(name for name in _numbered(made_of) if name not in taken)
     facts: dict[str, Any] = {"shard": name}
     images = {"images": parts["images"].digest} if "images" in parts else {}
     named = {
@@ -59,6 +66,11 @@ def name_shard(parts: dict[str, Part]) -> Shard:
         for kind, part in parts.items()
     }
     return Shard(name, named)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def read_columns(part: Part, cache: PartCache, columns: Sequence[str] | None = None) -> pa.Table:

@@ -18,6 +18,7 @@ from infra.digests import digest_file
 from infra.errors import ConfigError, IntegrityError
 from infra.gc import find_garbage, remove_garbage
 from infra.outputs import UNFINISHED, Manifest
+from infra.remaining import NOTE, read_remaining
 from infra.verify import manifests
 from infra.workspace import Workspace
 
@@ -55,6 +56,7 @@ def forget(named: Sequence[str], workspace: Workspace) -> Forgotten:
     """Erase these images. Nothing else may run on the store meanwhile: what was begun is thrown away."""
     image_ids = frozenset(map(image_id_of, named))
     store, cache = workspace.store, workspace.cache
+    _check_nothing_is_repaired(workspace)
     found = [_intact(manifest) for _, manifest in manifests(store)]
     remember(store, image_ids)
     datasets = [m for m in found if m.step == "ingest" and forget_in_dataset(m, image_ids, store, cache)]
@@ -64,6 +66,18 @@ def forget(named: Sequence[str], workspace: Workspace) -> Forgotten:
         store.delete(f"evaluate/{evaluation.fingerprint}/manifest.json")
     num_removed = _remove_unlisted(workspace)
     return Forgotten(sorted(image_ids), _named(datasets), _named(features), _named(evaluations), num_removed)
+
+
+def _check_nothing_is_repaired(workspace: Workspace) -> None:
+    """What is left of an output under repair is known by a note that forgetting would throw away."""
+    keys = [key for step in STEPS_WITH_IMAGES for key in workspace.store.list(f"{step}/journal")]
+    notes = [key for key in keys if key.endswith(f"/{NOTE}")]
+    if notes:
+        recipes = sorted({found.manifest.name for key in notes if (found := read_remaining(workspace.store, key))})
+        raise ConfigError(
+            f"{len(notes)} outputs are being repaired; expected none while images are forgotten. "
+            f"Run first: {', '.join(recipes)}; then forget again."
+        )
 
 
 def _intact(manifest: Manifest | IntegrityError) -> Manifest:

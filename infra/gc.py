@@ -32,7 +32,7 @@ def find_garbage(store: Store, cache_dir: Path, grace_seconds: float) -> list[Ga
     """Raises IntegrityError where a manifest is damaged: what it lists cannot be told from garbage."""
     oldest = time.time() - grace_seconds
     objects = store.objects("")  # before the references: whatever is referred to later is younger, or listed by then
-    referenced = _referenced(store, {found.key for found in objects} | set(store.list("")))
+    referenced = _referenced(store)
     committed = {found.key for found in objects if is_manifest(found.key)}
     garbage = [Garbage(kind, found) for found in objects if (kind := _kind_of(found.key, referenced, committed))]
     garbage += [Garbage(WRITES, found) for found in store.unfinished()]
@@ -44,12 +44,21 @@ def remove_garbage(store: Store, cache_dir: Path, garbage: list[Garbage]) -> lis
     """Remove it, and return what was removed: not an object that was written again since it was found."""
     steps = {one.object.key.split("/")[0] for one in garbage if one.kind == PARTS}
     now = {found.key: found for step in sorted(steps) for found in store.objects(f"{step}/parts")}
-    removed = [one for one in garbage if one.kind != PARTS or now.get(one.object.key) == one.object]
+    referenced = _referenced(store) if steps else set()
+    removed = [one for one in garbage if one.kind != PARTS or _is_still_garbage(one, now, referenced)]
     store.remove([one.object.key for one in removed if one.kind not in (WRITES, CACHE)])
     for one in removed:
+        if one.kind == PARTS:  # in a local store the cache's copy is the same file, and would keep its bytes
+            for kind in ("parts", "stamps"):
+                (cache_dir / kind / one.object.key.rpartition("/")[2]).unlink(missing_ok=True)
         if one.kind in (WRITES, CACHE):
             (store if one.kind == WRITES else LocalStore(cache_dir)).discard(one.object)
     return removed
+
+
+def _is_still_garbage(one: Garbage, now: dict[str, StoredObject], referenced: set[str]) -> bool:
+    key = one.object.key
+    return now.get(key) == one.object and key.rpartition("/")[2] not in referenced
 
 
 def _kind_of(key: str, referenced: set[str], committed: set[str]) -> str | None:
@@ -64,17 +73,20 @@ def _kind_of(key: str, referenced: set[str], committed: set[str]) -> str | None:
     return None
 
 
-def _referenced(store: Store, keys: set[str]) -> set[str]:
-    """Digests that a manifest, a note or a checkpoint names."""
+def _referenced(store: Store) -> set[str]:
+    """Digests that a manifest, a note or a checkpoint names.
+
+    Notes are read before manifests are listed: an output that commits meanwhile removes its notes after its manifest
+    is there, so one of the two is seen."""
     found: set[str] = set()
-    for _, listing in listings(store, sorted(keys)):
-        if isinstance(listing, IntegrityError):
-            raise listing
-        found.update(part.digest for part in listing.parts)
-    for key in sorted(keys):
+    for key in store.list(""):
         folders = key.split("/")
         if len(folders) > 3 and folders[1] in UNFINISHED and key.endswith(".json"):
             found.update(match.decode() for match in DIGEST.findall(_text_of(store, key)))
+    for _, listing in listings(store, store.list("")):
+        if isinstance(listing, IntegrityError):
+            raise listing
+        found.update(part.digest for part in listing.parts)
     return found
 
 

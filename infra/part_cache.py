@@ -2,10 +2,9 @@
 
 {cache}/parts/{digest}     the bytes; on the store's own file system the same file under a second name, never written to
 {cache}/stamps/{digest}    size and time of change when they were verified: a file that changed since is fetched again
-{cache}/folders/{digest}/  parts under their names, as second names of the above
+{cache}/folders/{digest}/  copies under their names: people open and save these, and a part may be the store's own file
 """
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -77,14 +76,14 @@ class PartCache:
         return self._write(target, lambda temporary: self._bring(part_key(step, part.digest), part, temporary))
 
     def folder_of(self, manifest: Manifest, prefix: str) -> Path:
-        """A local folder made of the output's parts whose names start with `prefix/`."""
+        """A local folder made of the output's parts whose names start with `prefix/`; a changed file is made anew."""
         parts = sorted((part for part in manifest.parts if part.name.startswith(prefix + "/")), key=lambda p: p.name)
         root = self.folder / "folders" / digest_json([[part.name, part.digest] for part in parts]) / prefix
         for part in parts:
             verified = self.path(manifest.step, part)
             target = root / part.name.removeprefix(prefix + "/")
-            if not (target.exists() and target.samefile(verified)):
-                self._write(target, partial(_second_name, verified))
+            if not (target.is_file() and digest_file(target) == part.digest):
+                self._write(target, partial(shutil.copyfile, verified))
         return root
 
     def _bring(self, key: str, part: Part, temporary: Path) -> str:
@@ -116,13 +115,6 @@ class PartCache:
 def _stamp_of(path: Path) -> str:
     facts = path.stat()
     return f"{facts.st_size} {facts.st_mtime_ns}"
-
-
-def _second_name(verified: Path, path: Path) -> None:
-    try:
-        os.link(verified, path)
-    except OSError:  # a file system without links
-        shutil.copyfile(verified, path)
 
 
 def _told(part: Part) -> str:

@@ -101,7 +101,7 @@ class LocalPlace:
             raise _missing(self.uri, "file", error) from error
         if not stat.S_ISREG(found.st_mode):
             raise _missing(self.uri, "file", OSError("it is a folder or a device"))
-        return PlaceFile(self.path.name, found.st_size, str(found.st_mtime_ns))
+        return PlaceFile(self.path.name, found.st_size, _version_of(found))
 
     def open(self) -> BinaryIO:
         try:
@@ -114,6 +114,11 @@ class LocalPlace:
             return file.read()
 
 
+def _version_of(found: os.stat_result) -> str:
+    """With the size, since tools that build archives and images set every time to the same."""
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
 def _below(folder: Path, prefix: str) -> Iterator[PlaceFile]:
     """Regular files at any depth; links to files are followed, as the hub's local cache needs, links to folders not."""
     with os.scandir(folder) as entries:
@@ -123,7 +128,7 @@ def _below(folder: Path, prefix: str) -> Iterator[PlaceFile]:
                 yield from _below(Path(entry.path), name + "/")
             elif entry.is_file():
                 found = entry.stat()
-                yield PlaceFile(name, found.st_size, str(found.st_mtime_ns))
+                yield PlaceFile(name, found.st_size, _version_of(found))
 
 
 class RemotePlace:

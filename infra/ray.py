@@ -217,6 +217,7 @@ class _Pool:
             except ray.exceptions.RayActorError as error:
                 self._lose(task.name, str(error).strip().splitlines()[0])
             except ray.exceptions.RayTaskError as error:
+                self._idle.append((task.actor, task.is_there))  # to be stopped with the others
                 raise _own_error(error) from error
         return results
 

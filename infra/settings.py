@@ -85,7 +85,6 @@ class CpuActorResources(_Strict):
 class ActorResources(CpuActorResources):
     """Ray actors of one step, on GPUs where they are given some."""
 
-    stuck_seconds: float | None = Field(default=600, gt=0)
     gpus_per_actor: float = Field(default=0, ge=0)
     rows_per_batch: int = Field(default=64, gt=0)
     """Images or prompts per forward. Kept out of fingerprints: at most the last bits of features follow it."""
@@ -93,6 +92,12 @@ class ActorResources(CpuActorResources):
     @property
     def gpus(self) -> float:
         return self.gpus_per_actor
+
+
+class EncodeResources(ActorResources):
+    """Ray actors of `featurize`."""
+
+    stuck_seconds: float | None = Field(default=600, gt=0)
 
 
 class TrainResources(_Strict):
@@ -116,7 +121,7 @@ class Profile(_Strict):
     ray: RayResources
     ingest: IngestResources
     base: CpuActorResources
-    featurize: ActorResources
+    featurize: EncodeResources
     train: TrainResources
     evaluate: ActorResources
 

@@ -77,7 +77,7 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
 
 
 def _check_features(images: tuple[PackedImage, ...], features: FeatureStore) -> None:
-    missing = [image.image_id for image in images if image.image_id not in features]
+    missing = features.missing([image.image_id for image in images])
     if missing:
         raise DataError(
             f"{len(missing)} of {len(images)} images have no features, the first is {missing[0][:12]}…; expected one "

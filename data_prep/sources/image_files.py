@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from data_prep.sources.archives import MAX_MEMBER_BYTES, is_archive, open_archive, too_large
 from data_prep.sources.base import FileFacts, ImageRef, RowFault, shown
 from data_prep.sources.files import facts_of, one_file
-from infra.places import Place, PlaceFile, is_remote, open_place
+from infra.places import LocalPlace, Place, PlaceFile, is_remote, open_place
 
 NUM_READERS = 16
 """Of remote pictures at a time."""
@@ -73,7 +73,8 @@ class FolderImages:
     def _read_now(self, file: PlaceFile) -> bytes:
         if file.size_bytes > MAX_MEMBER_BYTES:
             raise too_large(file.name, file.size_bytes)
-        return self._place.at(file.name).read()
+        place = self._place.at(file.name)
+        return place.path.read_bytes() if isinstance(place, LocalPlace) else place.read()
 
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:

@@ -11,13 +11,12 @@ from data_prep.sources.files import MAX_LINE_BYTES, covering, lines_of, row_file
 from data_prep.sources.hf_parquet import records_of
 from data_prep.sources.jsonl import json_lines
 from data_prep.sources.records import BAD_RECORD, Columns, Split, Task, row_of
+from infra.digests import digest_json
 from infra.errors import ConfigError
 from infra.places import open_place
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
-FETCHED_ONCE = "url"
-"""The version of every image behind a URL: once fetched, it is kept and not asked for again."""
 
 
 class UrlListConfig(SourceOptions):
@@ -52,7 +51,7 @@ class UrlList:
                 continue
             try:
                 url = str(record[config.columns.image] or "").strip()
-                image = ImageRef(url, url, FETCHED_ONCE, partial(self._read, url))
+                image = ImageRef(url, url, self._version, partial(self._read, url))
                 yield row_of(row, record, image, config.columns, config.split, config.task)
             except BAD_RECORD as error:
                 yield BadRow(row, f"{file.name}:{number}", "unreadable_row", f"{type(error).__name__}: {error}")
@@ -62,6 +61,11 @@ class UrlList:
 
     def _read(self, url: str) -> bytes:
         return self._fetcher.read(url)
+
+    @cached_property
+    def _version(self) -> str:
+        """Of every image: once fetched, it is kept and not asked for again, unless by other rules."""
+        return digest_json(self.config.rules.model_dump(mode="json"))[:16]
 
     @cached_property
     def _fetcher(self) -> Fetcher:

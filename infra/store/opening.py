@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from infra.addresses import without_password
 from infra.errors import ConfigError
 from infra.store.local import LocalStore
 from infra.store.protocol import Store
@@ -23,7 +24,7 @@ def open_store(uri: str) -> Store:
     if parsed.scheme in ("", "file"):
         return LocalStore(Path(unquote(parsed.path) if parsed.scheme else uri))
     raise ConfigError(
-        f"store {uri!r} has the scheme {parsed.scheme!r}; expected a local path or s3://bucket/prefix. "
+        f"store {without_password(uri)!r} has the scheme {parsed.scheme!r}; expected a path or s3://bucket/prefix. "
         "Only these create objects conditionally, which is what keeps two writers apart."
     )
 

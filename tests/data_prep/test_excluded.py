@@ -9,7 +9,9 @@ import pytest
 from dataset_rows import rows_of
 from PIL import Image
 
+from data_prep import drafting
 from data_prep.dataset import read_examples
+from data_prep.schemas import excluded_schema
 from infra.outputs import Manifest
 from infra.workspace import Workspace
 
@@ -56,10 +58,19 @@ def test_a_copy_of_a_test_image_is_excluded_and_not_trained_on(
     manifest = ingested(source)
     (row,) = rows_of(manifest, "excluded", workspace)
     assert (row["split"], row["distance"]) == ("train", 0)
-    assert manifest.counts["excluded"] == 1
+    assert (manifest.counts["excluded"], manifest.counts["leaked"]) == (1, 0)
     texts = {example.targets[0] for example in read_examples(manifest, workspace.cache, ("train", "val"))}
     assert texts == {"tilted", "another", "a twin of it"}
     assert [e.targets[0] for e in read_examples(manifest, workspace.cache, ("test",))] == ["test"]
+
+
+@pytest.mark.parametrize(("distance", "leaked"), [(0, 1), (16, 2)])
+def test_what_is_left_to_leak_is_counted_apart_from_the_exclusion(
+    distance: int, leaked: int, source: dict[str, Any], ingested: Ingested, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were nothing excluded, the count would say so."""
+    monkeypatch.setattr(drafting, "excluded_table", lambda *_: excluded_schema().empty_table())
+    assert ingested(source, near_duplicate_distance=distance).counts["leaked"] == leaked
 
 
 def test_the_distance_decides_and_changes_the_dataset_without_reading_an_image(

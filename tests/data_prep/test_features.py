@@ -86,6 +86,7 @@ def test_gather_keeps_the_order_asked_and_names_what_is_missing(
     missing = "f" * 64
     assert missing not in stored
     assert image_id(9) in stored
+    assert stored.missing([image_id(3), missing, image_id(9), missing]) == [missing, missing]
     with pytest.raises(DataError, match=f"{missing[:12]}… has no features among 10 images"):
         stored.gather([image_id(0), missing])
     with pytest.raises(DataError, match="view 'augmented-1' was asked for; expected one of original"):

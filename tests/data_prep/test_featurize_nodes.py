@@ -59,7 +59,7 @@ def tower_in_the_store(workspace: Workspace, folder: Path) -> Pin:
 def test_actors_on_both_nodes_fetch_tower_and_images_into_their_own_cache(
     nodes: dict[str, Path], workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Shown to fail: with the driver's cache folder for all, both nodes' own folders stay empty."""
+    """With the driver's cache folder for all, both nodes' own folders would stay empty."""
     actors = ActorResources(num_actors=2, rows_per_batch=2)
     workspace = replace(workspace, profile=workspace.profile.model_copy(update={"featurize": actors}))
     tower_dir = tmp_path / "made"

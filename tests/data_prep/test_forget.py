@@ -22,6 +22,7 @@ from flows.forget import forget
 from infra.digests import digest_bytes
 from infra.errors import ConfigError
 from infra.outputs import Manifest, upload_part
+from infra.repair import repair_store
 from infra.verify import verify_store
 from infra.workspace import Workspace
 
@@ -142,6 +143,22 @@ def test_forgetting_again_changes_nothing(source: dict[str, Any], ingested: Inge
     again = forget([picture], workspace)
     assert (again.datasets, again.features, again.num_parts_removed) == ([], [], 0)
     assert {key: workspace.store.read(key) for key in workspace.store.list("")} == before
+
+
+def test_an_output_under_repair_is_not_forgotten_with_an_image(
+    source: dict[str, Any], ingested: Ingested, workspace: Workspace
+) -> None:
+    dataset = ingested(source, images_per_shard=4)
+    damaged = dataset.parts_of("images")[0]
+    workspace.store.write(f"ingest/parts/{damaged.digest}", b"damaged")
+    for copy in workspace.cache.folder.glob("parts/*"):
+        copy.unlink()
+    repair_store(workspace.store, verify_store(workspace.store), workspace.cache)
+    with pytest.raises(ConfigError, match=r"1 outputs are being repaired; .* Run first: demo"):
+        forget([digest_bytes(b"another")], workspace)
+    again = ingested(source, images_per_shard=4)
+    assert again.parts == dataset.parts
+    assert forget([digest_bytes(b"another")], workspace).datasets == []
 
 
 def test_what_is_no_image_id_and_no_file_is_refused(workspace: Workspace) -> None:

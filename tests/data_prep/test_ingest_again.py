@@ -10,6 +10,7 @@ from web import Request, Web, web
 
 from data_prep.ingest import ingest_request
 from data_prep.ingest_config import IngestConfig
+from infra.errors import DataError
 from infra.outputs import Manifest
 from infra.workspace import Workspace
 
@@ -68,6 +69,41 @@ def test_a_dataset_with_nothing_to_try_again_is_reused(
     asked = dict(server.asked)
     assert ingested(source, **LIMIT) == third
     assert server.asked == asked
+
+
+def test_an_outage_that_stopped_an_ingest_does_not_stop_the_next(
+    server: Web, source: dict[str, Any], ingested: Ingested, make_picture: Callable[[int], bytes]
+) -> None:
+    """What an unfinished attempt could not fetch is asked for again."""
+    with pytest.raises(DataError, match="2 of 4 rows are bad"):
+        ingested(source, max_quarantined_fraction=0.3)
+    server.answer("/late", lambda request: request.reply(make_picture(2)))
+    assert ingested(source, max_quarantined_fraction=0.3).counts["rows_out"] == 3
+    assert server.asked["/0"] == 1
+
+
+def test_going_back_to_earlier_sources_does_not_bring_failures_back(
+    server: Web,
+    source: dict[str, Any],
+    ingested: Ingested,
+    write_source: Callable[..., dict[str, Any]],
+    make_picture: Callable[[int], bytes],
+) -> None:
+    ingested(source, **LIMIT)
+    server.answer("/late", lambda request: request.reply(make_picture(2)))
+    mended = ingested(source, **LIMIT)
+    ingested(source, write_source([{"image": "0.png", "caption": "more"}], 1), **LIMIT)
+    assert ingested(source, **LIMIT) == mended
+
+
+def test_rules_hold_for_images_that_were_fetched_by_others(
+    server: Web, source: dict[str, Any], ingested: Ingested
+) -> None:
+    """A row of a host that is not allowed any more is not carried over."""
+    assert ingested(source, **LIMIT).counts["rows_out"] == 2
+    refused = {**source, "rules": {**source["rules"], "deny_hosts": ["127.0.0.1"]}}
+    with pytest.raises(DataError, match="no usable example"):
+        ingested(refused, **LIMIT)
 
 
 def test_pace_is_no_part_of_the_fingerprint_and_rules_are(source: dict[str, Any], workspace: Workspace) -> None:

@@ -69,6 +69,15 @@ def test_a_bad_row_is_quarantined_with_its_reason(
     assert (manifest.counts["rows_in"], manifest.counts["rows_out"]) == (2, 1)
 
 
+def test_an_image_is_stored_though_the_first_row_that_shows_it_is_bad(
+    write_source: WriteSource, ingested: Ingested, workspace: Workspace
+) -> None:
+    """It is handed out to one row only."""
+    lines = [{"image": "0.png", "caption": "half a character \ud800"}, {"image": "0.png", "caption": "good"}]
+    manifest = ingested(write_source(lines, 1), max_quarantined_fraction=0.5)
+    assert (manifest.counts["rows_out"], manifest.counts["images"]) == (1, 1)
+
+
 def test_a_line_that_is_no_text_is_quarantined(
     write_source: WriteSource, ingested: Ingested, workspace: Workspace
 ) -> None:
@@ -99,6 +108,7 @@ def test_rows_in_are_rows_out_and_duplicates_and_quarantined(
         "quarantined": len(BAD_LINES),
         "images": 6,
         "excluded": 0,
+        "leaked": 0,
         "to_try_again": 0,
     }
     assert len(read_examples(manifest, workspace.cache, ("train", "val", "test"))) == 6

@@ -78,22 +78,28 @@ def test_a_forced_step_is_made_anew_and_the_rest_is_reused(var: Path) -> None:
     assert (ran["model"]["version"], ran["model"]["aliases"]) == ("1", ["champion"])
 
 
-def test_everything_committed_verifies_and_one_flipped_bit_is_named(var: Path) -> None:
+def test_one_flipped_bit_is_named_and_after_a_repair_exactly_that_part_is_made_again(var: Path) -> None:
     report = frostline(var, "verify", "--json")
     assert report["damaged"] == []
     assert report["num_outputs"] == 6
-    part = next(path for path in sorted((var / "store" / "featurize" / "parts").iterdir()))
-    data = bytearray(part.read_bytes())
+    (before,) = outputs(var, "featurize")
+    part = max(before.parts_of("features"), key=lambda part: part.num_rows)
+    path = var / "store" / "featurize" / "parts" / part.digest
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    part.write_bytes(data)
-    try:
-        environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var)}
-        done = subprocess.run([FROSTLINE, "verify"], env=environment, capture_output=True, text=True, timeout=100)
-        assert done.returncode == 4
-        assert part.name in done.stdout
-    finally:
-        data[len(data) // 2] ^= 1
-        part.write_bytes(data)
+    path.write_bytes(data)
+    environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var)}
+    done = subprocess.run([FROSTLINE, "verify"], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 4
+    assert f"featurize/parts/{part.digest}: found {len(data)} bytes with sha256" in done.stdout
+
+    repaired = frostline(var, "verify", "--repair", "--json")
+    assert repaired["to_make_again"] == [f"recipe {before.name}, featurize: 1 of {len(before.parts)} parts"]
+    ran = frostline(var, "run", TINY, "--json")
+    assert {step["name"] for step in ran["steps"] if not step["reused"]} == {"featurize"}
+    (after,) = outputs(var, "featurize")
+    assert (after.counts["encoded"], after.parts) == (part.num_rows, before.parts)
+    assert frostline(var, "verify", "--json")["damaged"] == []
 
 
 def test_another_learning_rate_reuses_the_data_and_trains_again_as_the_plan_said(var: Path) -> None:
@@ -119,9 +125,10 @@ def test_another_learning_rate_reuses_the_data_and_trains_again_as_the_plan_said
 def test_the_registered_model_answers_on_the_command_line(var: Path) -> None:
     from data_prep.sources.digit_scenes import DigitScenes, DigitScenesConfig
 
-    row = next(DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=1)).rows())
+    source = DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=1))
+    row = next(source.rows(*source.files()))
     picture = var / "scene.png"
-    picture.write_bytes(row.image())
+    picture.write_bytes(row.image.read())
     (caption,) = frostline(var, "caption", "models:/tiny@champion", str(picture), "--json")
     assert set(caption) == {"image", "caption"}
     answer = frostline(var, "ask", "models:/tiny@champion", str(picture), "how many digits are there?", "--json")

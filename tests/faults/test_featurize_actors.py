@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,11 @@ from transformers import ViTImageProcessorPil
 
 from data_prep import featurize as step
 from data_prep.encoder import Encoder, Unit
-from infra.ray import connected
-from infra.settings import ActorResources, RayResources
+from infra.settings import ActorResources
 from infra.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 ACTORS = ActorResources(num_actors=2, rows_per_batch=2, max_restarts=1, stuck_seconds=20)
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
-    with connected(resources, tmp_path_factory.mktemp("ray")):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +80,7 @@ def test_an_actor_that_ends_in_the_midst_of_a_shard_costs_that_shard(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Shown to fail: without `_lose` in infra.ray the error of the death ends the step, or the hang never does."""
+    """Without `_lose` in infra.ray the error of the death would end the step, or the hang never would."""
     monkeypatch.setattr(step, "Encoder", encoder_that_ends_once(ENDS[end], tmp_path))
     pictures = [noise(number) for number in range(10)]
     dataset = store_images(workspace.store, [pictures[:4], pictures[4:8], pictures[8:]])

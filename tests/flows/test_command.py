@@ -105,7 +105,7 @@ def test_a_language_model_with_another_vocabulary_is_refused_before_an_engine_st
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing more")
     told = refused(tmp_path, "caption", "models:/tiny@champion", str(tmp_path / "broken.png"))
-    assert f"{tmp_path}/broken.png: an image of 17 bytes cannot be decoded" in told
+    assert f"{tmp_path}/broken.png: 17 bytes that begin with b'\\x89PNG not' were found; expected JPEG, PNG" in told
 
 
 def test_an_unknown_step_is_refused(tmp_path: Path) -> None:

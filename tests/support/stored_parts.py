@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from data_prep.feature_parts import FeatureWriter
-from data_prep.schemas import images_schema
+from data_prep.schemas import IMAGE_INDEX_COLUMNS, images_schema
 from data_prep.shard_writer import write_rows
+from data_prep.shards import name_shard
 from infra.digests import digest_bytes, digest_json
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.record import record_of
@@ -35,20 +35,29 @@ def store_features(store: Store, image_ids: Sequence[str], values_NPV: np.ndarra
         return list(writer.upload(store, {"views": ["original"], "image_part": "", "complete": False}))
 
 
+def image_table(pictures: Sequence[bytes]) -> pa.Table:
+    """By `images_schema`, as far as a reader of bytes needs it."""
+    empty = dict.fromkeys(images_schema().names)
+    rows = [{**empty, "image_id": digest_bytes(data), "bytes": data} for data in pictures]
+    return pa.Table.from_pylist(rows, images_schema())
+
+
+def store_shard(store: Store, folder: Path, **tables: pa.Table) -> list[Part]:
+    """The parts of one dataset shard, each kind by its table; its images get their index."""
+    if "images" in tables:
+        tables["image_index"] = tables["images"].select(IMAGE_INDEX_COLUMNS)
+    parts: dict[str, Part] = {}
+    for kind, table in tables.items():
+        parts[kind] = upload_part(store, "ingest", write_rows(table, kind, folder), kind, len(table))
+    return list(name_shard(parts, ()).parts.values())
+
+
 def store_images(store: Store, shards: Sequence[Sequence[bytes]], reencode_digest: str = "") -> Manifest:
     """A dataset of these pictures: an image part and its index part per shard."""
     parts: list[Part] = []
     with tempfile.TemporaryDirectory() as folder:
-        for number, pictures in enumerate(shards):
-            image_ids = [digest_bytes(picture) for picture in pictures]
-            empty = dict.fromkeys(images_schema().names)
-            rows = [{**empty, "image_id": i, "bytes": data} for i, data in zip(image_ids, pictures, strict=True)]
-            facts = {"shard": f"{number:05d}"}
-            path = write_rows(pa.Table.from_pylist(rows, images_schema()), "images", Path(folder))
-            images = upload_part(store, "ingest", path, "images", len(rows), facts=facts)
-            pq.write_table(pa.table({"image_id": image_ids}), path)
-            facts = {**facts, "images": images.digest}
-            parts += [images, upload_part(store, "ingest", path, "image_index", len(rows), facts=facts)]
+        for pictures in shards:
+            parts += store_shard(store, Path(folder), images=image_table(pictures))
     identity = {"dataset_digest": digest_json([part.digest for part in parts]), "reencode_digest": reencode_digest}
     return made_by("ingest", parts, identity)
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from stored_parts import store_features
+from stored_parts import image_table, store_features, store_shard
 from tiny_language_model import save_language_model
 
 from data_prep.dataset import Example, read_examples
-from data_prep.schemas import examples_schema, images_schema
+from data_prep.schemas import examples_schema
 from infra.digests import canonical_json, digest_bytes
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
@@ -56,14 +55,11 @@ def trained_world(tmp_path: Path, store: Store, language_model_dir: Path) -> Ite
     folder.mkdir()
     pictures = [_picture(number) for number in range(NUM_TEST_IMAGES + NUM_TRAIN_IMAGES)]
     image_ids = [digest_bytes(picture) for picture in pictures]
-    empty = dict.fromkeys(images_schema().names)
-    stored = [{**empty, "image_id": name, "bytes": data} for name, data in zip(image_ids, pictures, strict=True)]
-    images = _upload(store, "ingest", pa.Table.from_pylist(stored, images_schema()), "images", folder)
     rows = [row for number, image_id in enumerate(image_ids) for row in _rows(number, image_id)]
-    examples = _upload(store, "ingest", pa.Table.from_pylist(rows, examples_schema()), "examples", folder)
+    examples = pa.Table.from_pylist(rows, examples_schema())
     dataset = _manifest(
         "ingest",
-        [images, examples],
+        store_shard(store, folder, images=image_table(pictures), examples=examples),
         {"dataset_digest": "d" * 64, "test_digest": "a" * 64},
         {"statistics": {"images": len(image_ids)}},
     )
@@ -130,11 +126,6 @@ def _picture(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.frombytes("RGB", (16, 16), random.Random(number).randbytes(16 * 16 * 3)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _upload(store: Store, step: str, table: pa.Table, kind: str, folder: Path) -> Part:
-    pq.write_table(table, folder / kind)
-    return upload_part(store, step, folder / kind, kind, table.num_rows)
 
 
 def _manifest(step: str, parts: list[Part], identity: dict[str, str], facts: dict[str, Any]) -> Manifest:

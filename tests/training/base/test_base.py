@@ -49,8 +49,9 @@ def tower_problem() -> TowerProblem:
         schedule=SCHEDULE,
     )
     source = DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=20))
-    rows = [row for row in source.rows() if row.task == "caption" and row.split == "train"]
-    images = [np.asarray(Image.open(io.BytesIO(row.image()))) for row in rows]
+    (file,) = source.files()
+    rows = [row for row in source.rows(file) if row.task == "caption" and row.split == "train"]
+    images = [np.asarray(Image.open(io.BytesIO(row.image.read()))) for row in rows]
     return TowerProblem(config, 0, images, [Scene.from_json(r.attributes["scene"]) for r in rows])
 
 

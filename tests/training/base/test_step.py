@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from data_prep.ingest import IngestConfig, ingest, ingest_request
+from data_prep.ingest import ingest, ingest_request
+from data_prep.ingest_config import IngestConfig
 from infra.errors import IntegrityError, PlatformError
 from infra.outputs import Manifest, ensure_output, find_output
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.ray import connected
+from infra.repair import repair_store
 from infra.settings import CpuActorResources, Profile, RayResources, Settings
 from infra.store import LocalStore
+from infra.verify import verify_store
 from infra.workspace import Workspace
 from training.base import step
 from training.base.config import BaseConfig, LanguageModelConfig, ScheduleConfig, TowerConfig
@@ -70,7 +73,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> t
     source = {"kind": "digit_scenes", "num_images": 24, "image_size_px": 48}
     config = IngestConfig.model_validate({"sources": [source]})
     dataset, _ = ensure_output(
-        workspace.store, ingest_request(config, "tiny"), lambda attempt: ingest(config, attempt, workspace), {}
+        workspace.store,
+        ingest_request(config, "tiny", workspace.store),
+        lambda attempt: ingest(config, attempt, workspace),
+        {},
     )
     made, reused = made_base(dataset, workspace)
     assert not reused
@@ -194,6 +200,24 @@ def test_a_model_that_was_finished_is_not_trained_again(
     assert steps_told(tmp_path, LANGUAGE_MODEL) == list(range(SCHEDULE.num_steps))
     assert made_base(dataset, workspace)[0].draft == undisturbed[2].draft
     assert steps_told(tmp_path, LANGUAGE_MODEL) == list(range(SCHEDULE.num_steps))
+
+
+def test_after_a_repair_only_the_damaged_model_is_trained_again(
+    elsewhere: tuple[Workspace, Manifest],
+    undisturbed: tuple[Workspace, Manifest, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Shown to fail by looking at notes only, and not at what remains of the output."""
+    workspace, dataset = elsewhere
+    before, _ = made_base(dataset, workspace)
+    part = next(part for part in before.parts if part.name == f"{VISION_TOWER}/model.safetensors")
+    workspace.store.write(f"base/parts/{part.digest}", b"damaged")
+    repair_store(workspace.store, verify_store(workspace.store), workspace.cache)
+    monkeypatch.setattr(step, "BaseTrainer", trainer_that_tells(tmp_path, None))
+    assert made_base(dataset, workspace)[0].draft == before.draft == undisturbed[2].draft
+    assert steps_told(tmp_path, LANGUAGE_MODEL) == []
+    assert steps_told(tmp_path, VISION_TOWER) == list(range(SCHEDULE.num_steps))
 
 
 def test_damaged_pictures_are_named(elsewhere: tuple[Workspace, Manifest]) -> None:

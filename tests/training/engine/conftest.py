@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from stored_parts import store_features
+from stored_parts import store_features, store_shard
 from tiny_language_model import WORDS, save_tokenizer
 
 from data_prep.dataset import Example
 from data_prep.schemas import examples_schema
-from infra.outputs import Draft, Manifest, Part, upload_part
+from infra.outputs import Draft, Manifest, Part
 from infra.record import Record
 from infra.settings import TrainResources
 from infra.store import LocalStore
@@ -91,13 +90,11 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
         features: np.ndarray | None = None,
     ) -> TrainJob:
         store = LocalStore(folder / "store")
-        examples_path = folder / "examples.parquet"
         folder.mkdir(parents=True, exist_ok=True)
         rows = tiny_rows(num_images)
-        pq.write_table(pa.Table.from_pylist(rows, schema=examples_schema()), examples_path)
         values = tiny_features(num_images) if features is None else features
         image_ids = [f"{number:064x}" for number in range(num_images)]
-        examples_part = upload_part(store, "ingest", examples_path, "examples", len(rows))
+        shard = store_shard(store, folder, examples=pa.Table.from_pylist(rows, schema=examples_schema()))
         features_parts = store_features(store, image_ids, values)
         shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH, "views": ["original"]}
         return TrainJob(
@@ -122,7 +119,7 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
                 }
             ),
             fingerprint="f" * 64,
-            dataset=_manifest("ingest", [examples_part], {"dataset_digest": "d" * 64}, {}),
+            dataset=_manifest("ingest", shard, {"dataset_digest": "d" * 64}, {}),
             features=_manifest("featurize", features_parts, {"encoder_key": "e" * 64}, shape),
             language_model_dir=language_model_dir,
             store_uri=store.uri,

@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from stored_parts import image_table, store_shard
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from data_prep.pretrained import PretrainedRef
-from data_prep.schemas import images_schema, predictions_schema
+from data_prep.schemas import predictions_schema
 from data_prep.tower import FeatureConfig
 from infra.digests import digest_bytes, digest_file
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
@@ -83,9 +84,8 @@ def world(tmp_path: Path, store: Store, frozen_folders: tuple[Path, Path]) -> Wo
 def make_world(folder: Path, store: Store, frozen_folders: tuple[Path, Path]) -> World:
     cache = PartCache(store, folder / "cache")
     images = [_png(seed) for seed in range(NUM_IMAGES)]
-    rows = [{**dict.fromkeys(images_schema().names), "image_id": digest_bytes(d), "bytes": d} for d in images]
-    part = _uploaded(store, "ingest", pa.Table.from_pylist(rows, images_schema()), "images", folder)
-    dataset = manifest("ingest", [part], {"dataset_digest": "d" * 64, "test_digest": "e" * 64})
+    shard = store_shard(store, folder, images=image_table(images))
+    dataset = manifest("ingest", shard, {"dataset_digest": "d" * 64, "test_digest": "e" * 64})
     features = manifest(
         "featurize", [], {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), {"num_patches": 4, "vision_width": 16}
     )
