@@ -195,6 +195,15 @@ def test_large_images_are_stored_smaller_and_small_ones_as_they_are(make_picture
     assert second == Inspected(inspect(stored), stored)
 
 
+def test_workers_inherit_no_credentials(make_picture: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They meet hostile bytes. Shown to fail by handing the whole environment on."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    with DecodePool(1, GIB, 5) as pool:
+        list(pool.inspect([(0, make_picture(1))]))
+        (pid,) = pool.worker_pids()
+        assert b"a secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def test_workers_end_with_the_pool_however_it_is_left(make_picture: Callable[[int], bytes]) -> None:
     pids: list[int] = []
     with pytest.raises(KeyError), DecodePool(2, GIB, 5) as pool:

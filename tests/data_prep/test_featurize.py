@@ -12,6 +12,7 @@ from featurizing import assert_features_are_those_of_each_image_alone, encode, i
 from stored_parts import store_images
 
 from data_prep import featurize as step
+from data_prep.encoder import Unit
 from data_prep.features import FeatureStore
 from data_prep.tower import FeatureConfig
 from infra.errors import DataError
@@ -273,3 +274,11 @@ def test_another_version_of_the_encoding_shares_nothing(
     second = encode(dataset, vit_dir, workspace)
     assert second.counts["encoded"] == 5
     assert second.identity["encoder_key"] != first.identity["encoder_key"]
+
+
+def test_other_images_of_a_part_are_another_unit(dataset_of: Callable[..., Manifest]) -> None:
+    """A note of fewer images must not settle more: after a repair a part may have more to encode than before."""
+    (part, *_) = dataset_of(4).parts_of("images")
+    names = [Unit(part, ids).name for ids in (None, ["a" * 64], ["a" * 64, "b" * 64], ["b" * 64, "a" * 64])]
+    assert names[2] == names[3]
+    assert len(set(names)) == 3

@@ -326,3 +326,32 @@ def test_any_changed_bytes_are_decoded_or_refused() -> None:
             except DataError:
                 refused += 1
     assert refused
+
+
+def with_sampling(data: bytes, *factors: int) -> bytes:
+    """The JPEG with other sampling factors (horizontal and vertical, four bits each) of its three components."""
+    start = data.index(b"\xff\xc0")
+    patched = bytearray(data)
+    for component, factor in enumerate(factors):
+        patched[start + 11 + 3 * component] = factor
+    return bytes(patched)
+
+
+def test_what_inspect_takes_decode_takes_too() -> None:
+    """A draft in grey does not look at how colours are sampled; a tower needs them. Shown to fail without a look."""
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, format="JPEG", subsampling=0)
+    verdicts = set()
+    for factors in ((0x31, 0x21, 0x21), (0x31, 0x21, 0x11), (0x13, 0x12, 0x12), (0x22, 0x11, 0x11), (0x21, 0x11, 0x11)):
+        data = with_sampling(buffer.getvalue(), *factors)
+        accepted = []
+        for read in (inspect, decode):
+            try:
+                read(data)
+                accepted.append(True)
+            except ImageError:
+                accepted.append(False)
+        assert accepted[0] <= accepted[1], f"{factors} passes inspect and fails decode"
+        verdicts.add(tuple(accepted))
+    assert (False, False) in verdicts

@@ -12,6 +12,8 @@ from stored_parts import noise, store_images
 from tiny_towers import save_tower
 
 from infra.outputs import OutputRequest, commit
+from infra.ray import connected
+from infra.settings import RayResources
 from infra.store import LocalStore
 
 
@@ -72,3 +74,10 @@ def grown(featurize_forge: Forge, tower: Path, tmp_path_factory: pytest.TempPath
     case = Case(featurize_forge, [second, str(tower)], folder / "start", folder, "featurize")
     assert case.expected["draft"]["counts"] == {"rows_out": 8, "encoded": 4, "reused": 4}
     return case
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
+    with connected(resources, tmp_path_factory.mktemp("ray")):
+        yield

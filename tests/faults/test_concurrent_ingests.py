@@ -1,8 +1,8 @@
 """Ingests of one recipe name that run at the same time in one store, each a process with a cache of its own.
 
-Shown to fail: where `commit` returned its own manifest to whoever came second, the sixteen named sixteen datasets;
-where `append` did not look for an equal entry, the log had several; where a journal was not kept apart by the dataset
-that is continued, an increment took over shards of another's.
+Shown to fail: where `commit` returned its own manifest to whoever came second, the sixteen named several datasets;
+where neither `log_commit` nor `append` looked for an equal entry, the log had several; where all attempts shared one
+journal, an increment took over the shards of another.
 """
 
 import json
@@ -56,6 +56,9 @@ def check_one_recipe(forge: Forge, folder: Path) -> None:
     assert made.counts["rows_in"] == 27
     parts = {key.rpartition("/")[2] for key in store.list("ingest/parts")}
     assert parts == {part.digest for part in made.parts}, "sixteen writers made other parts than one"
+    store.delete("ingest/log/demo")  # as if the writer had died between the manifest and its log
+    race(forge, folder, [later_feeds(folder)] * NUM_RACERS)
+    assert committed(store).keys() == {fingerprint}
 
 
 def check_increments(forge: Forge, folder: Path) -> None:

@@ -1,9 +1,11 @@
 """SIGKILL before, within and after every durable action of ingest and featurize, then the same command once more.
 
-The points are those that an undisturbed process passes, so the matrix has no gaps. Shown to fail, each by one change:
-a manifest created before the shards are read (`ensure_output`): a reader sees an output that lacks parts; a shard noted
-before its upload without `holds`: the restart names a missing part; `create` by exists-then-write in place of
-`os.link`: a torn manifest; no `noted` in `Journal.begun`: images of finished shards are read again.
+The points are those that an undisturbed process passes, so the matrix has no gaps. Shown to fail, by one change each:
+`masked` and `files` parts uploaded after the manifest: a reader misses them; a shard noted before its upload: its note
+stands without its parts, and without `holds` too the restart fails; exists-then-write in place of `os.link`: a torn
+manifest; `Journal.begun` that finds nothing: images of noted shards are read again; `log_commit` before `create`, or
+not where an output is found: the log names what is not there, or lacks it; `featurize` that does not note a unit, or
+does not ask for notes: it is encoded again.
 """
 
 import shutil

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,11 @@ from transformers import ViTImageProcessorPil
 
 from data_prep import featurize as step
 from data_prep.encoder import Encoder, Unit
-from infra.ray import connected
-from infra.settings import ActorResources, RayResources
+from infra.settings import ActorResources
 from infra.workspace import Workspace
 
 pytestmark = pytest.mark.slow
 ACTORS = ActorResources(num_actors=2, rows_per_batch=2, max_restarts=1, stuck_seconds=20)
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
-    with connected(resources, tmp_path_factory.mktemp("ray")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,11 @@ command completes once there is space.
 """
 
 import itertools
+import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from crash_points import Point
@@ -85,3 +88,51 @@ def test_an_ingest_on_a_disk_full_at_any_write_completes_when_there_is_space(con
 @pytest.mark.faults
 def test_a_featurize_on_a_disk_full_at_any_write_completes_when_there_is_space(grown: Case) -> None:
     check_every(grown)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 4 MiB, of which `ballast` leaves little."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def leave_free(disk: Path, num_bytes: int) -> None:
+    ballast = disk / "ballast"
+    ballast.unlink(missing_ok=True)
+    usage = os.statvfs(disk)
+    ballast.write_bytes(bytes(max(0, usage.f_bavail * usage.f_frsize - num_bytes)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", sorted(SETTINGS))
+def test_an_ingest_on_a_small_disk_goes_on_each_time_there_is_more_space(
+    place: str, continued: Case, small_disk: Path, tmp_path: Path
+) -> None:
+    """A real disk, where writes fail half way; half a shard more fits in at each try."""
+    folder = tmp_path / "small"
+    shutil.copytree(continued.start, folder)
+    folder.joinpath("cache").mkdir()
+    environment: dict[str, str] = {}
+    if place == "temp":
+        environment["TMPDIR"] = str(small_disk)
+    else:
+        shutil.move(folder / place, small_disk / place)
+        (folder / place).symlink_to(small_disk / place)
+    where = {"store": (folder / "store").as_uri(), "cache": str(folder / "cache"), "temp": str(small_disk)}
+    num_failed = 0
+    for kilobytes in range(4, 60, 8):
+        leave_free(small_disk, kilobytes * 1024)
+        assert continued.run(folder, "small", **environment) == 0
+        told = continued.answer("small")
+        if told != continued.expected:
+            num_failed += 1
+            assert (told["error"], told["message"].startswith(where[place])) == ("PlatformError", True), told
+            assert continued.outputs(LocalStore(folder / "store")) in (continued.before, continued.after)
+    assert num_failed >= 2
+    (small_disk / "ballast").unlink()
+    continued.check_finished(folder, "freed")

@@ -149,6 +149,40 @@ def test_an_output_that_is_committed_while_garbage_is_sought_keeps_its_parts(sto
     assert find_garbage(Overtaken(store.folder), folder / "cache", GRACE) == []
 
 
+def test_an_output_that_is_committed_while_notes_are_sought_keeps_its_parts(store: LocalStore, folder: Path) -> None:
+    """Its note goes when its manifest is there. Shown to fail by listing once and reading manifests before notes."""
+    attempt = Attempt(store, REQUEST)
+    attempt.note("unit", {"digest": part_of("committed", attempt, folder)})
+    grow_old(store)
+
+    class Overtaken(LocalStore):
+        """The attempt is completed right after the note was listed and before it is read."""
+
+        listed = False
+
+        def list(self, prefix: str) -> list[str]:
+            keys = super().list(prefix)
+            if not self.listed:
+                self.listed = True
+                committed(store, folder)
+                grow_old(store)
+            return keys
+
+    assert find_garbage(Overtaken(store.folder), folder / "cache", GRACE) == []
+
+
+def test_the_cache_lets_go_of_a_removed_part(store: LocalStore, folder: Path) -> None:
+    """It holds the same file by another name, whose bytes would stay."""
+    cache = PartCache(store, folder / "cache")
+    path = folder / "part"
+    path.write_text("never listed")
+    part = Attempt(store, OTHER).add_part(path, "file", 1)
+    cached = cache.path("toy", part)
+    grow_old(store)
+    assert len(remove_garbage(store, cache.folder, find_garbage(store, cache.folder, GRACE))) == 1
+    assert not cached.exists()
+
+
 def test_nothing_is_removed_from_a_store_with_a_damaged_manifest(store: LocalStore, folder: Path) -> None:
     """What it lists cannot be told from garbage."""
     committed(store, folder)

@@ -38,6 +38,9 @@ class Case:
     def run(self, folder: Path, answer: str, **environment: str) -> int:
         if not folder.exists():
             shutil.copytree(self.start, folder)
+        if "TMPDIR" not in environment:
+            (folder / "tmp").mkdir(exist_ok=True)
+            environment["TMPDIR"] = str(folder / "tmp")
         return self.forge.run("run", str(folder), *self.arguments, str(self.folder / answer), **environment)
 
     def answer(self, name: str) -> dict[str, Any]:

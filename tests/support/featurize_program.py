@@ -11,6 +11,7 @@ import pyarrow.parquet  # noqa: F401  for the forge: a child imports nothing mor
 import torch
 
 from data_prep import featurize as step
+from data_prep import image_index
 from data_prep.encoder import Encoder
 from data_prep.pins import pin
 from data_prep.pretrained import PretrainedRef
@@ -47,6 +48,7 @@ def run(folder: str, dataset_key: str, tower: str, answer: str) -> None:
             keep(name, encoder.run(unit))
 
     step.run_units = here  # type: ignore[assignment]
+    image_index.NUM_READERS = 1  # several would do the same actions in another order each time
     store = LocalStore(Path(folder, "store"))
     profile = load_profile("laptop").model_copy(update={"featurize": ACTORS})
     workspace = Workspace(

@@ -8,6 +8,7 @@ and shows that every part of the benchmark still works.
 
 import argparse
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def main() -> None:
         for result in MEASUREMENTS[name](plan):
             results.append(result)
             print(f"[bench-data] {result.name}: {result.value:g} ({time.perf_counter() - started:.0f} s)", flush=True)
+    shutil.rmtree(plan.stores, ignore_errors=True)
     write(results, arguments.out)
     show(results)
     print(f"written to {arguments.out}")

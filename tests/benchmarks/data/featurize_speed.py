@@ -49,7 +49,7 @@ def _compare(plan: Plan, name: str, tower: Path, images_per_core: int, sides: li
     num_cores = sides[0].num_cores
     num_images = images_per_core * num_cores
     folder = photo_folder(plan.root, plan.photos, num_images)
-    root = plan.root / "featurize"
+    root = plan.stores / "featurize"
     shutil.rmtree(root, ignore_errors=True)
     both = {"folder": str(folder), "tower": str(tower), "images_per_batch": plan.images_per_batch}
     both["num_cores"] = num_cores

@@ -10,7 +10,7 @@ from sides import REPOSITORY
 @dataclass(frozen=True)
 class Plan:
     root: Path
-    """Images, towers and stores of the benchmark; photos and towers are kept for the next time."""
+    """Images and towers, kept for the next time, and stores, which are not."""
     shared_data: Path
     rounds: int
     ingest_images: int
@@ -26,6 +26,10 @@ class Plan:
     num_shards: int
     images_per_small_shard: int
     reading_images: int
+
+    @property
+    def stores(self) -> Path:
+        return self.root / "stores"
 
     @property
     def photos(self) -> Path:

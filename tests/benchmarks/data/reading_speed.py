@@ -25,7 +25,7 @@ RANDOM = (
 def measure(plan: Plan) -> Iterator[Result]:
     tower = wide_and_shallow(plan.root)
     folder = photo_folder(plan.root, plan.photos, plan.reading_images)
-    root = plan.root / "reading"
+    root = plan.stores / "reading"
     shutil.rmtree(root, ignore_errors=True)
     asked = {"root": str(root), "folder": str(folder), "tower": str(tower)}
     asked["images_per_shard"] = plan.reading_images // NUM_PARTS

@@ -46,7 +46,7 @@ def _prepare(plan: Plan, side: Side, tower: Path, num_shards: int, images_per_sh
     lines = (folder / "lines.jsonl").read_text()
     first = lines.partition("\n")[0]
     (folder / "lines-and-one.jsonl").write_text(lines + first.replace("noise 0", "the first of them") + "\n")
-    root = plan.root / f"again-{num_shards}-{images_per_shard}"
+    root = plan.stores / f"again-{num_shards}-{images_per_shard}"
     shutil.rmtree(root, ignore_errors=True)
     asked = {"root": str(root), "folder": str(folder), "images_per_shard": images_per_shard, "tower": str(tower)}
     side.ask("featurize_for", **asked)
