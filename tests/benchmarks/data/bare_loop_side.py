@@ -13,7 +13,7 @@ from typing import Any
 from sides import serve
 
 
-def encode(tower: str, paths: list[str], batch_size: int, ready: Any, done: Any) -> None:
+def encode(tower: str, paths: list[str], images_per_batch: int, ready: Any, done: Any) -> None:
     """One process: load, wait for the others, encode."""
     import io
 
@@ -29,8 +29,8 @@ def encode(tower: str, paths: list[str], batch_size: int, ready: Any, done: Any)
     ready.wait()
     cpu_seconds = time.process_time()
     with torch.inference_mode():
-        for start in range(0, len(paths), batch_size):
-            files = [Path(path).read_bytes() for path in paths[start : start + batch_size]]
+        for start in range(0, len(paths), images_per_batch):
+            files = [Path(path).read_bytes() for path in paths[start : start + images_per_batch]]
             images = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
             pixels_BCHW = processor(images=images, return_tensors="pt")["pixel_values"]
             hidden = model(pixel_values=pixels_BCHW).last_hidden_state
@@ -40,13 +40,13 @@ def encode(tower: str, paths: list[str], batch_size: int, ready: Any, done: Any)
     done.put((time.perf_counter(), time.process_time() - cpu_seconds, num_images))
 
 
-def featurize(folder: str, tower: str, batch_size: int, num_processes: int) -> dict[str, Any]:
+def featurize(folder: str, tower: str, images_per_batch: int, num_cores: int) -> dict[str, Any]:
     """Seconds from the moment all processes are ready until all features are there."""
     paths = sorted(str(path) for path in (Path(folder) / "images").iterdir())
     context = multiprocessing.get_context("spawn")
-    ready, done = context.Barrier(num_processes + 1), context.Queue()
-    shares = [paths[number::num_processes] for number in range(num_processes)]
-    processes = [context.Process(target=encode, args=(tower, share, batch_size, ready, done)) for share in shares]
+    ready, done = context.Barrier(num_cores + 1), context.Queue()
+    shares = [paths[number::num_cores] for number in range(num_cores)]
+    processes = [context.Process(target=encode, args=(tower, share, images_per_batch, ready, done)) for share in shares]
     for process in processes:
         process.start()
     ready.wait()

@@ -3,6 +3,8 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from photos import photo_folder
@@ -11,7 +13,9 @@ from results import Result, interleaved, rates, ratio
 from sides import Side
 from towers import vit_small
 
-NUM_UNITS_PER_CORE = 8
+from infra.ray import worker_environment
+
+NUM_UNITS_PER_CORE = 4
 CONDITIONS = (
     "From the moment the processes have loaded their tower to the last feature: on our side committed in the store, in "
     "the bare loop in memory. Left out on both sides: starting processes, importing, loading the tower. The same "
@@ -24,37 +28,35 @@ def measure(plan: Plan) -> Iterator[Result]:
     towers = {"ViT-S": (vit_small(plan.root), plan.vit_images_per_core)}
     towers["MobileNetV2"] = (plan.mobilenet, plan.mobilenet_images_per_core)
     for cores in (plan.all_cores[:count] for count in plan.core_counts):
-        with (
-            Side("frostline", sys.executable, "frostline_side.py", cores) as frostline,
-            Side("bare loop", sys.executable, "bare_loop_side.py", cores) as bare,
-        ):
+        told = "1 core" if len(cores) == 1 else f"{len(cores)} cores"
+        with ExitStack() as stack:
+            frostline = stack.enter_context(Side("frostline", sys.executable, "frostline_side.py", cores))
+            loops = [stack.enter_context(loop) for loop in _bare_loops(cores)]
             frostline.ask("start_ray", root=str(plan.root), num_cores=len(cores))
             for name, (tower, images_per_core) in towers.items():
-                yield _compare(plan, f"featurize, {name}, {_cores(cores)}", tower, images_per_core, (frostline, bare))
+                yield _compare(plan, f"featurize, {name}, {told}", tower, images_per_core, [frostline, *loops])
 
 
-def _compare(plan: Plan, name: str, tower: Path, images_per_core: int, sides: tuple[Side, Side]) -> Result:
-    frostline, bare = sides
-    num_cores = frostline.num_cores
-    folder = photo_folder(plan.root, plan.photos, images_per_core * num_cores)
+def _bare_loops(cores: list[int]) -> list[Side]:
+    """As one would write it; and with the memory allocator set as our actors have it, where they have it set."""
+    script = "bare_loop_side.py"
+    allocator = {name: value for name, value in worker_environment(1, 0).items() if name.startswith("MALLOC_")}
+    loops = [Side("bare loop", sys.executable, script, cores)]
+    return loops + ([Side("bare loop, our malloc", sys.executable, script, cores, allocator)] if allocator else [])
+
+
+def _compare(plan: Plan, name: str, tower: Path, images_per_core: int, sides: list[Side]) -> Result:
+    num_cores = sides[0].num_cores
+    num_images = images_per_core * num_cores
+    folder = photo_folder(plan.root, plan.photos, num_images)
     root = plan.root / "featurize"
     shutil.rmtree(root, ignore_errors=True)
-    theirs = {"folder": str(folder), "tower": str(tower), "num_processes": num_cores}
-    theirs["batch_size"] = plan.images_per_batch
-    ours = {"folder": str(folder), "tower": str(tower), "num_cores": num_cores, "root": str(root)}
-    ours |= {"images_per_batch": plan.images_per_batch, "images_per_shard": images_per_core // NUM_UNITS_PER_CORE}
-    runs = {
-        "frostline": lambda: frostline.ask("featurize", **ours),
-        "bare loop": lambda: bare.ask("featurize", **theirs),
-    }
-    answers = interleaved(plan.rounds, runs)
-    assert {answer["images"] for found in answers.values() for answer in found} == {images_per_core * num_cores}
-    rated = {
-        "frostline": rates(frostline, ours, answers["frostline"]),
-        "bare loop": rates(bare, theirs, answers["bare loop"]),
-    }
+    both = {"folder": str(folder), "tower": str(tower), "images_per_batch": plan.images_per_batch}
+    both["num_cores"] = num_cores
+    ours = {**both, "root": str(root), "images_per_shard": images_per_core // NUM_UNITS_PER_CORE}
+    asked = {side.name: ours if side is sides[0] else both for side in sides}
+    runs = {side.name: partial(side.ask, "featurize", **asked[side.name]) for side in sides}
+    answers = interleaved(plan.featurize_rounds, runs)
+    assert {answer["images"] for found in answers.values() for answer in found} == {num_images}
+    rated = {side.name: rates(side, asked[side.name], answers[side.name]) for side in sides}
     return ratio(name, ("frostline", "bare loop"), rated, 0.9, CONDITIONS.format(batch=plan.images_per_batch))
-
-
-def _cores(cores: list[int]) -> str:
-    return "1 core" if len(cores) == 1 else f"{len(cores)} cores"

@@ -17,6 +17,7 @@ class Plan:
     images_per_shard: int
     core_counts: tuple[int, ...]
     """Of the comparison of featurize."""
+    featurize_rounds: int
     vit_images_per_core: int
     mobilenet_images_per_core: int
     images_per_batch: int
@@ -52,6 +53,7 @@ def whole(root: Path, shared_data: Path) -> Plan:
         ingest_images=6000,
         images_per_shard=512,
         core_counts=(1, 2),
+        featurize_rounds=4,
         vit_images_per_core=128,
         mobilenet_images_per_core=384,
         images_per_batch=16,
@@ -71,6 +73,7 @@ def quick(root: Path, shared_data: Path) -> Plan:
         ingest_images=60,
         images_per_shard=32,
         core_counts=(2,),
+        featurize_rounds=1,
         vit_images_per_core=8,
         mobilenet_images_per_core=8,
         images_per_batch=4,

@@ -22,9 +22,18 @@ Command = Callable[..., dict[str, Any]]
 class Side:
     """Drives one such process. Use as a context; `ask` returns what the command of this name returned."""
 
-    def __init__(self, name: str, python: str | Path, script: str, cores: Sequence[int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        python: str | Path,
+        script: str,
+        cores: Sequence[int],
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.command = [str(python), str((HERE / script).relative_to(REPOSITORY))]
+        if variables:
+            self.command = ["env", *(f"{key}={value}" for key, value in variables.items()), *self.command]
         self.command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *self.command]
         self.num_cores = len(cores)
 
