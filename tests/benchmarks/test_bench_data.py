@@ -1,4 +1,4 @@
-"""`make bench-data` in small: every part of it works, whatever the figures are."""
+"""`make bench-data` in small: it works, whatever the figures are."""
 
 import json
 import subprocess
@@ -32,9 +32,6 @@ def assert_can_be_repeated(result: dict[str, object]) -> None:
         assert side["versions"]["python"]
 
 
-FEATURIZE = ["featurize, ViT-S, 2 cores", "featurize, MobileNetV2, 2 cores"]
-MEMORY = ["peak memory of ingest", "peak memory of featurize"]
-AGAIN = ["no-change featurize, 10 × images", "no-change featurize, 2 × shards"]
 READING = [
     "features, first read with verification",
     "features, read from the cache",
@@ -44,27 +41,9 @@ READING = [
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.parametrize(
-    ("only", "names"), [("featurize", FEATURIZE), ("memory", MEMORY), ("again", AGAIN), ("reading", READING)]
-)
-def test_the_benchmark_measures_what_it_promises(
-    only: str, names: list[str], shared_data: Path, tmp_path: Path
-) -> None:
-    """Sides that disagree about what they did (images encoded, images encoded again, bits) end it with an error: shown
-    by forgetting all features before the second featurize."""
-    found = run_quick(only, tmp_path)
-    assert list(found) == names
+def test_the_benchmark_measures_what_it_promises(shared_data: Path, tmp_path: Path) -> None:
+    """Of its parts the one that starts no engine; `make bench-data` runs them all."""
+    found = run_quick("reading", tmp_path)
+    assert list(found) == READING
     for result in found.values():
         assert_can_be_repeated(result)
-
-
-@pytest.mark.slow
-@pytest.mark.shared_data
-@pytest.mark.skipif(not (REPOSITORY / ".venv-bench").is_dir(), reason="made by `make bench-data`")
-def test_both_sides_of_the_comparison_of_ingest_find_the_same_truncated_files(
-    shared_data: Path, tmp_path: Path
-) -> None:
-    """Shown by leaving `image.load()` out of the other side: it then finds none."""
-    found = run_quick("ingest", tmp_path)
-    assert list(found) == ["ingest, 2 cores"]
-    assert_can_be_repeated(found["ingest, 2 cores"])
