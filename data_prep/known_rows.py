@@ -117,7 +117,7 @@ class KnownRows:
 
     def claim_row(self, row_key: bytes, file_key: bytes) -> bool:
         """Keep one row that nobody has claimed yet. False where there is none like it."""
-        for row in self._row_keys.places(row_key):
+        for row in self._row_keys.places(row_key) if len(self._claimed_by_N) else ():
             if self._claimed_by_N[row] == NOBODY and not self._passing_N[row]:
                 self._claimed_by_N[row] = self._number_of(file_key)
                 return True
@@ -125,6 +125,8 @@ class KnownRows:
 
     def image_id_at(self, image_key: bytes) -> str | None:
         """The id of the image that was read there, or None."""
+        if not len(self._image_ids):
+            return None
         known, place = self._image_at.find(_one(image_key))
         return hex_of(self._image_ids[place])[0] if known[0] else None
 

@@ -37,8 +37,8 @@ class Store(Protocol):
         """Write or replace whole. For journals, which only their own attempt reads."""
 
     def upload(self, path: Path, key: str, digest: str) -> None:
-        """Write or replace by a local file with this sha256. S3 compares it where the file goes up in one piece; whoever
-        reads the object compares it in any case."""
+        """Write or replace by a local file with this sha256. S3 compares it where the file goes up in one piece; a
+        reader of the object does in any case."""
 
     def download(self, key: str, path: Path) -> None:
         """Bring the bytes to a path where nothing is. They may be shared with the store: never write there in place.
