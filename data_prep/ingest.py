@@ -4,7 +4,7 @@ A dataset continues the newest one of its recipe: rows that were read already ar
 what is new is read, and only shards of which rows were withdrawn are written again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from data_prep.continuing import NOTHING, continued_from
 from data_prep.drafting import draft_of, rules_in
@@ -16,7 +16,7 @@ from data_prep.new_shards import Journal, read_new
 from data_prep.shards import STEP, Shard
 from data_prep.sources import PATH_FIELDS, open_source
 from data_prep.sources.base import fingerprint_facts
-from data_prep.statistics import first_problem
+from data_prep.statistics import first_problem, told
 from infra import log
 from infra.digests import digest_json
 from infra.errors import DataError, PlatformError
@@ -65,7 +65,7 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     shards = continued.in_order([*kept, *new.shards])
     ranges = merged([*known.claims(renamed), *new.ranges])
     found = draft_of(shards, ranges, rules_in(attempt.request.config), attempt, cache)
-    _check(config, found.counts, shards, cache)
+    _check(config, found, shards, cache)
     return found
 
 
@@ -104,11 +104,12 @@ def _check_unchanged(config: IngestConfig, request: OutputRequest) -> None:
         )
 
 
-def _check(config: IngestConfig, counts: Mapping[str, int], shards: Sequence[Shard], cache: PartCache) -> None:
+def _check(config: IngestConfig, draft: Draft, shards: Sequence[Shard], cache: PartCache) -> None:
+    counts, reasons = draft.counts, draft.facts["statistics"]["quarantined_by_reason"]
     if counts["rows_in"] and counts["quarantined"] / counts["rows_in"] > config.max_quarantined_fraction:
         raise DataError(
-            f"{counts['quarantined']} of {counts['rows_in']} rows are bad, the first: {first_problem(shards, cache)}; "
-            f"expected at most {config.max_quarantined_fraction:.0%}. "
+            f"{counts['quarantined']} of {counts['rows_in']} rows are bad ({told(reasons)}), the first: "
+            f"{first_problem(shards, cache)}; expected at most {config.max_quarantined_fraction:.0%}. "
             "Repair the source or raise ingest.max_quarantined_fraction."
         )
     if not counts["rows_out"]:

@@ -61,7 +61,7 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
     writer = ShardWriter(config.images_per_shard, config.split_fractions.model_dump())
     reader = ImageReader(known, forgotten_images(workspace.store))
     files = [file for file in row_files(config.sources) if not known.claim_file(file.key)]
-    workspace.progress.start(STEP, 0, "rows", done=known.num_claimed)
+    workspace.progress.start(STEP, 0, "new rows")
     new = NewShards([], [], taken={shard.name for shard in known.shards})
     unreadable: dict[str, RowFault] = {}
     pool = DecodePool(
@@ -80,6 +80,7 @@ def read_new(config: IngestConfig, known: KnownRows, journal: Journal, workspace
                 _commit(writer, new, journal, folder)
         if writer.has_rows:
             _commit(writer, new, journal, folder)
+    workspace.progress.advance(STEP, 0, f"{known.num_claimed:,} rows were known")
     workspace.progress.finish(STEP)
     return new
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data_prep.merge import COUNTS, SPLIT_CONFLICT, Rows
@@ -59,12 +59,19 @@ def num_passing(shards: Sequence[Shard], cache: PartCache) -> int:
     return sum(sum(read_columns(part, cache, ["passing"]).column(0).to_pylist()) for part in parts)
 
 
+def told(reasons: Mapping[str, int]) -> str:
+    """`45 truncated, 3 too_many_pixels`: the most frequent first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda one: -one[1]))
+
+
 def first_problem(shards: Sequence[Shard], cache: PartCache) -> str:
     """The first quarantined row, in words."""
     for shard in shards:
         if "quarantine" in shard.parts:
             first = read_columns(shard.parts["quarantine"], cache).slice(0, 1).to_pylist()[0]
-            return f"{first['source']} row {first['row']}: {first['message']}"
+            where = f"{first['source']} row {first['row']}"
+            named = "" if first["source_uri"] in first["message"] else f" ({first['source_uri']})"
+            return f"{where}{named}: {first['message'].rstrip('.')}"
     return "an image that is claimed for two splits"
 
 

@@ -66,7 +66,7 @@ def explain(store: Store, named: str) -> Explanation:
         compared_with=_place(earlier) if earlier else None,
         reason=_reason(earlier, changed),
         changed=changed,
-        inputs=[_input(name, digest, everything) for name, digest in sorted(output.inputs.items())],
+        inputs=[_input(name, digest, output, everything) for name, digest in sorted(output.inputs.items())],
         counts=output.counts,
         num_parts=len(output.parts),
         num_parts_taken_over=sum(part.digest in before for part in output.parts),
@@ -132,11 +132,22 @@ def _reason(earlier: Manifest | None, changed: list[Change]) -> str:
     return f"changed against {_place(earlier)[:25]}… of {earlier.record.created_at}: {told}"
 
 
-def _input(name: str, digest: str, everything: list[Manifest]) -> Input:
-    makers = [m for m in everything if digest in (m.fingerprint, *m.identity.values())]
-    # a step may pass an identity on: the earliest step that states it made it
-    makers.sort(key=lambda m: (list(SECTIONS).index(m.step) if m.step in SECTIONS else len(SECTIONS), m.fingerprint))
+def _input(name: str, digest: str, output: Manifest, everything: list[Manifest]) -> Input:
+    """The output that has the digest: of the earliest step, which made it where others pass it on; of the same recipe
+    where it has one; and then the newest that was there before."""
+    order = list(SECTIONS)
+    makers = [m for m in everything if _made(m, digest, output) and m.record.created_at <= output.record.created_at]
+    makers.sort(key=lambda m: m.record.created_at, reverse=True)
+    makers.sort(key=lambda m: (order.index(m.step) if m.step in SECTIONS else len(order), m.name != output.name))
     return Input(name=name, digest=digest, output=_place(makers[0]) if makers else None)
+
+
+def _made(manifest: Manifest, digest: str, output: Manifest) -> bool:
+    """Whether it can have given the digest to `output`. A step names outputs of its own by fingerprint only."""
+    if manifest.fingerprint == output.fingerprint:
+        return False
+    stated = () if manifest.step == output.step else manifest.identity.values()
+    return digest in (manifest.fingerprint, *stated)
 
 
 def _place(manifest: Manifest) -> str:

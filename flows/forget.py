@@ -47,8 +47,8 @@ def image_id_of(named: str) -> str:
     if Path(named).is_file():
         return digest_file(Path(named))
     raise ConfigError(
-        f"{named!r} was found; expected an image id (64 hexadecimal digits, as the image_id columns have them) or the "
-        "path of a picture file."
+        f"{named!r} is no file and no image id; expected the path of a picture file, or 64 hexadecimal digits as the "
+        "image_id columns have them."
     )
 
 

@@ -1,7 +1,7 @@
 """The person at the terminal: progress bars with rates and time left, tables, one-sentence errors."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from data_prep.statistics import told
 from flows.plan import Plan
 from flows.summary import RunSummary
 from infra.outputs import Manifest
@@ -114,15 +115,16 @@ def metrics_table(summary: RunSummary) -> Table:
     return table
 
 
-def data_lines(outputs: Mapping[str, Manifest]) -> list[str]:
-    """What became of the rows and images, in words."""
+def data_lines(outputs: Mapping[str, Manifest], reused: Collection[str]) -> list[str]:
+    """What became of the rows and images, in words. Of a `reused` step only what there is."""
     lines: list[str] = []
     if (ingest := outputs.get("ingest")) is not None:
         lines.append(_dataset_line(ingest.counts))
         lines += _quarantine_lines(ingest)
     if (featurize := outputs.get("featurize")) is not None:
         counts = featurize.counts
-        lines.append(f"features: {counts['encoded']:,} images encoded, {counts['reused']:,} reused")
+        told_now = f", {counts['encoded']:,} of them encoded now" if "featurize" not in reused else ""
+        lines.append(f"features: {counts['rows_out']:,} images{told_now}")
     return lines
 
 
@@ -140,11 +142,10 @@ def _quarantine_lines(ingest: Manifest) -> list[str]:
     if not counts["quarantined"]:
         return []
     reasons = ingest.facts["statistics"]["quarantined_by_reason"]
-    told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     parts = ingest.parts_of("quarantine")
     places = ", ".join(f"ingest/parts/{part.digest}" for part in parts[:SHOWN_PLACES])
     more = f" and {len(parts) - SHOWN_PLACES} more" if len(parts) > SHOWN_PLACES else ""
-    lines = [f"{counts['quarantined']:,} of {counts['rows_in']:,} rows quarantined: {told}"]
+    lines = [f"{counts['quarantined']:,} of {counts['rows_in']:,} rows quarantined: {told(reasons)}"]
     lines += [f"  rows in {places}{more}"] if parts else []
     if counts["to_try_again"]:
         lines.append(f"  {counts['to_try_again']:,} of them failed for passing reasons; the next run tries them again")
@@ -157,7 +158,7 @@ def show_summary(
     console.print()
     console.print(steps_table(summary))
     console.print()
-    for line in data_lines(outputs):
+    for line in data_lines(outputs, {step.name for step in summary.steps if step.reused}):
         console.print(line, soft_wrap=True, highlight=False)
     register = outputs.get("register")
     if summary.metrics:

@@ -162,6 +162,6 @@ def test_an_output_under_repair_is_not_forgotten_with_an_image(
 
 
 def test_what_is_no_image_id_and_no_file_is_refused(workspace: Workspace) -> None:
-    with pytest.raises(ConfigError, match="'5\\.png' was found; expected an image id"):
+    with pytest.raises(ConfigError, match="'5\\.png' is no file and no image id"):
         forget(["5.png"], workspace)
     assert workspace.store.list("") == []

@@ -123,7 +123,7 @@ def test_too_many_bad_rows_stop_the_step_and_name_the_first(
     lines = [*captioned(range(3)), {"image": "lost.png", "caption": "a"}, {"image": "gone.png", "caption": "b"}]
     with pytest.raises(DataError) as caught:
         ingested(write_source(lines, 3), max_quarantined_fraction=0.3)
-    assert "2 of 5 rows are bad, the first: jsonl row 3: lost.png" in str(caught.value)
+    assert "2 of 5 rows are bad (2 missing_file), the first: jsonl row 3: lost.png" in str(caught.value)
     assert "30%" in str(caught.value)
     assert not [key for key in store.list("ingest") if key.endswith("manifest.json")]
 
