@@ -18,7 +18,7 @@ TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
 FROSTLINE = str(Path(sys.executable).parent / "frostline")
 
 SIGNS_OF_WORK = {
-    "ingest": "ingest/journal/*/shard-00001.json",
+    "ingest": "ingest/journal/*/*-shard-00001.json",
     "base": "base/checkpoints/*/*/*/manifest.json",
     "featurize": "featurize/journal/*/*.json",
     "train": "train/checkpoints/*/*/manifest.json",
