@@ -5,6 +5,7 @@ what is new is read, and only shards of which rows were withdrawn are written ag
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from data_prep.continuing import NOTHING, continued_from
 from data_prep.drafting import draft_of, rules_in
@@ -40,7 +41,7 @@ def ingest_request(config: IngestConfig, name: str, store: Store) -> OutputReque
     Where the newest dataset of these very sources has rows to try again, this is a request for another try."""
     decisive = config.model_dump(mode="json", exclude={"sources", "max_quarantined_fraction"})
     decisive["sources"] = [source.model_dump(mode="json", exclude=PATH_FIELDS) for source in config.sources]
-    inputs = {LISTING: _listing_digest(config), **forgotten_input(store)}
+    inputs = {LISTING: digest_json(_listings(config)), **forgotten_input(store)}
     for found in _earlier(store, name):
         made = found.manifest
         if made.config == decisive and inputs.items() <= made.inputs.items():
@@ -59,8 +60,9 @@ def ingest(config: IngestConfig, attempt: Attempt, workspace: Workspace) -> Draf
     begun = journal.begun()
     num_settled = len(continued.shards) if anew else 0
     known = KnownRows([*continued.shards, *begun], continued.ranges, cache, num_settled)
+    listed = _listings(config)
     new = read_new(config, known, journal, workspace)
-    _check_unchanged(config, attempt.request)
+    _check_unchanged(config, listed, attempt.request)
     kept, renamed = keep_claimed(known, new.shards, attempt, cache)
     shards = continued.in_order([*kept, *new.shards])
     ranges = merged([*known.claims(renamed), *new.ranges])
@@ -91,17 +93,22 @@ def _is(manifest: Manifest, request: OutputRequest) -> bool:
     return manifest.fingerprint == request.fingerprint
 
 
-def _listing_digest(config: IngestConfig) -> str:
-    return digest_json([fingerprint_facts(open_source(source).listing()) for source in config.sources])
+def _listings(config: IngestConfig) -> list[list[dict[str, Any]]]:
+    """What the fingerprint says of the files of each source."""
+    return [fingerprint_facts(open_source(source).listing()) for source in config.sources]
 
 
-def _check_unchanged(config: IngestConfig, request: OutputRequest) -> None:
+def _check_unchanged(config: IngestConfig, listed: list[list[dict[str, Any]]], request: OutputRequest) -> None:
     """The rows are those of the files that the fingerprint names, or there is no output."""
-    if _listing_digest(config) != request.inputs[LISTING]:
-        raise PlatformError(
-            "the sources changed while they were read; expected the files that were listed at the start. "
-            "Start again when nothing writes into them any more."
-        )
+    now = _listings(config)
+    if digest_json(now) == request.inputs[LISTING]:
+        return
+    before, after = ({tuple(file.values()) for files in listing for file in files} for listing in (listed, now))
+    changed = min((str(facts[0]) for facts in before ^ after), default="at the very start")
+    raise PlatformError(
+        f"the sources changed while they were read ({changed}); expected the files that were listed at the start. "
+        "Start again when nothing writes into them any more, and keep the folder var/ out of them."
+    )
 
 
 def _check(config: IngestConfig, draft: Draft, shards: Sequence[Shard], cache: PartCache) -> None:

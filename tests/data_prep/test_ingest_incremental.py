@@ -309,7 +309,7 @@ def test_sources_that_change_while_they_are_read_give_no_output(
 
     with monkeypatch.context() as patched:
         patched.setattr(Jsonl, "rows", changing)
-        with pytest.raises(PlatformError, match="the sources changed while they were read"):
+        with pytest.raises(PlatformError, match=r"the sources changed while they were read \(3\.png\)"):
             ingested(source)
     assert not [key for key in store.list("ingest") if key.endswith("manifest.json")]
     assert ingested(source).counts["images"] == 4

@@ -118,7 +118,9 @@ def test_a_dataset_without_a_usable_row_is_refused_in_one_sentence(tmp_path: Pat
     recipe = tmp_path / "recipe.yaml"
     text = Path(TINY).read_text()
     source = "{kind: digit_scenes, num_images: 100, seed: 0, image_size_px: 48}"
-    recipe.write_text(text.replace(source, "{kind: jsonl, path: rows.jsonl, images: .}"))
+    recipe.write_text(text.replace(source, "{kind: jsonl, path: rows.jsonl, images: pictures}"))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.txt").write_text("no picture")
     assert "the sources hold 0 rows and no usable example" in refused(tmp_path, "run", str(recipe))
 
 
