@@ -16,7 +16,7 @@ help: ## Say what each target does
 run: setup ## Train, evaluate and register the quickstart model, end to end (6 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
-test: setup ## Fast tests first, then the engines, faults and deployments (up to 15 minutes on 2 cores)
+test: setup ## Fast tests first, then the engines, faults and deployments (about 25 minutes on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q -m "not slow and not faults"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
