@@ -13,10 +13,10 @@ export PYTHONUNBUFFERED := 1
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-run: setup ## Train, evaluate and register the quickstart model, end to end (6 minutes on 2 cores; a second when done already)
+run: setup ## Train, evaluate and register the quickstart model, end to end (5 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
-test: setup ## Fast tests first, then the engines, faults and deployments (about 25 minutes on 2 cores)
+test: setup ## Fast tests first, then the engines, faults and deployments (about 20 minutes on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q -m "not slow and not faults"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
