@@ -79,7 +79,7 @@ def check_one_output(store: Store, given: list[Manifest], folder: Path) -> None:
 
 @pytest.mark.slow
 def test_sixteen_processes_commit_one_output_on_disk(store: Store, tmp_path: Path) -> None:
-    """Shown to fail by a `create` that looks and then writes."""
+    """A `create` that looks and then writes would let several win."""
     check_one_output(store, race(store.uri, tmp_path), tmp_path)
 
 

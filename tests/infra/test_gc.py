@@ -116,7 +116,7 @@ def test_leftovers_of_killed_writers_go_and_logs_stay(store: LocalStore, folder:
 
 
 def test_a_part_that_is_made_again_while_garbage_is_removed_is_not_lost(store: LocalStore, folder: Path) -> None:
-    """Shown to fail by removing without a second look, and by uploading only what is not there."""
+    """Shown to fail by removing without a second look."""
     attempt = Attempt(store, OTHER)
     digest = part_of("made again", attempt, folder)
     grow_old(store)

@@ -193,7 +193,7 @@ def test_a_damaged_ledger_is_told_and_left_alone(store: LocalStore, toy: Toy, ca
 
 
 def test_every_flipped_bit_of_every_file_is_found(store: LocalStore, toy: Toy) -> None:
-    """Shown to fail by leaving any of the three checks of `verify_store` out."""
+    """Each by another of the three checks of `verify_store`."""
     toy.output(store)
     for path in [path for path in store.folder.rglob("*") if path.is_file()]:
         whole = path.read_bytes()
