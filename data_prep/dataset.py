@@ -10,7 +10,8 @@ from data_prep.shards import read_columns, shards_of
 from infra.outputs import Manifest, Part
 from infra.part_cache import PartCache
 
-_COLUMNS = ["example_id", "image_id", "task", "prompt", "targets", "split", "source", "weight", "attributes"]
+_COLUMNS = ["example_id", "image_id", "task", "prompt", "targets", "numbers", "label", "split", "source"]
+_COLUMNS += ["weight", "attributes"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Example:
     split: str
     source: str
     weight: float = 1.0
+    numbers: tuple[float, ...] = ()
+    label: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
 
 
@@ -43,7 +46,7 @@ def read_examples(dataset: Manifest, cache: PartCache, splits: Sequence[str]) ->
         for position, row in enumerate(table.to_pylist()):
             if position in skipped or row["split"] not in splits or row["image_id"] in excluded:
                 continue
-            row["targets"] = tuple(row["targets"])
+            row |= {"targets": tuple(row["targets"]), "numbers": tuple(row["numbers"] or ()), "label": row["label"] or ""}
             row["attributes"] = dict(row["attributes"] or [])
             found.append(Example(**row))
     return sorted(found, key=lambda example: example.example_id)

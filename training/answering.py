@@ -44,13 +44,11 @@ def swapped(image_ids: Sequence[str], seed: int) -> dict[str, str]:
 
 def questions_of(examples: Sequence[Example], config: TrainConfig, control: Mapping[str, str]) -> list[Question]:
     """Prompts as they were trained. Sorted by length, so that a batch pads little."""
-    from training.objectives import objectives_of
-
-    objectives = {objective.name: objective for objective in objectives_of(config)}
+    prompts = config.objectives.prompts
     questions = [
-        Question(e.example_id, objectives[e.task].prompt(e.prompt), e.image_id, control[e.image_id])
+        Question(e.example_id, prompts[e.task].replace("{prompt}", e.prompt), e.image_id, control[e.image_id])
         for e in examples
-        if e.task in objectives
+        if e.task in prompts
     ]
     return sorted(questions, key=lambda question: (len(question.prompt), question.prompt, question.example_id))
 

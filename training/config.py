@@ -5,24 +5,50 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from training.mappers.config import MapperConfig
+from training.objectives.config import CaptionConfig, ObjectivesConfig, VqaConfig
+from training.regimes.config import PrefixRegime, RegimeConfig
+from training.regularisers import RegularisersConfig
 
-DEFAULT_PROMPTS = {"caption": "caption:", "vqa": "question: {prompt} answer:"}
+
+class StoppingConfig(BaseModel):
+    """End before the last epoch when validation no longer gets better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    metric: str = "val_loss"
+    """A validation curve: `val_loss`, or of one objective, as `val_loss_vqa`. Less is better."""
+    patience: int | None = Field(default=None, gt=0)
+    """So many validations without a new best end the training. None trains all epochs."""
+    export: Literal["last", "best", "average"] = "last"
+    """Which trained parameters leave the training: the last, those of the best validation, or the mean of the last
+    `average_checkpoints` checkpoints."""
+    average_checkpoints: int = Field(default=4, gt=1)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the times of validations and checkpoints change what is exported."""
+        return self.patience is not None or self.export != "last"
 
 
 class TrainConfig(BaseModel):
-    """Mapper, objectives and schedule of one training. The tower and the language model stay frozen."""
+    """Mapper × regime × objectives, and the schedule of one training. The tower stays frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mapper: Annotated[MapperConfig, Field(discriminator="kind")]
-    """What is trained. Its prefix length is paid for in every forward pass, now and when serving."""
+    """From features to a prefix. Its length is paid for in every forward pass, now and when serving."""
+    regime: Annotated[RegimeConfig, Field(discriminator="kind")] = PrefixRegime()
+    """What is trained besides the mapper. By default nothing."""
+    objectives: ObjectivesConfig = ObjectivesConfig(caption=CaptionConfig(), vqa=VqaConfig())
+    """What is learnt. Those that a recipe names need examples; of the default ones at least one does."""
+    regularisers: RegularisersConfig = RegularisersConfig()
+    stopping: StoppingConfig = StoppingConfig()
     global_batch_images: int = Field(gt=0)
     """Images per global step, over all ranks. Images and not examples, because the examples of an image share
     its prefix. Fixed here, so that ranks and micro batches can change without changing the training."""
     epochs: int = Field(gt=0)
     """Every train image comes once per epoch. The last global batch of an epoch may be smaller; it is kept."""
     learning_rate: float = Field(gt=0)
-    """The peak. A mapper from scratch takes about 1e-3."""
+    """The peak, of the mapper and the heads. A mapper from scratch takes about 1e-3."""
     min_learning_rate_fraction: float = Field(default=0.05, ge=0, le=1)
     """Where the cosine ends, as a part of the peak. Above zero so that the last steps still count."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
@@ -37,10 +63,6 @@ class TrainConfig(BaseModel):
     """bf16 keeps the language model in bf16 and computes under autocast; trained parameters stay fp32."""
     seed: int = Field(default=0, ge=0)
     """Initial weights, order of images, choice of targets, dropout."""
-    prompts: dict[str, str] = DEFAULT_PROMPTS
-    """Text before the target, by task; {prompt} is the example's own. Tasks that are not named are not trained."""
-    task_weights: dict[str, float] = {"caption": 1.0, "vqa": 1.0}
-    """Weight of a target token of each task in the loss. A task without a weight counts 1, with weight 0 nothing."""
     max_targets_per_image: int = Field(default=16, gt=0)
     """Bounds memory where an image has many targets: each epoch takes another seeded choice of so many."""
     max_target_tokens: int = Field(default=64, gt=0)
@@ -54,15 +76,15 @@ class TrainConfig(BaseModel):
     keep_checkpoints: int = Field(default=2, gt=0)
     """More than one, because the newest may turn out damaged."""
 
-    @model_validator(mode="after")
-    def _tasks_have_prompts(self) -> "TrainConfig":
-        asked = self.task_weights if "task_weights" in self.model_fields_set else {}
-        unknown = sorted(task for task, weight in asked.items() if weight > 0 and task not in self.prompts)
-        if unknown:
-            raise ValueError(f"task_weights names {unknown}, which prompts lacks; add a prompt or set the weight to 0")
-        if not any(self.weight_of(task) > 0 for task in self.prompts):
-            raise ValueError("every task has weight 0; expected at least one above 0")
-        return self
+    max_skipped_steps: int = Field(default=3, ge=0)
+    """Global steps in a row whose loss is not finite and that are left out; one more ends the training."""
 
-    def weight_of(self, task: str) -> float:
-        return self.task_weights.get(task, 1.0)
+    @model_validator(mode="after")
+    def _stopping_has_validation(self) -> "TrainConfig":
+        if self.stopping.export == "best" or self.stopping.patience is not None:
+            if self.validation_images == 0:
+                raise ValueError("stopping needs validation; set validation_images above 0 or leave stopping out")
+            known = ["val_loss", *(f"val_loss_{name}" for name in self.objectives.names)]
+            if self.stopping.metric not in known:
+                raise ValueError(f"stopping.metric is {self.stopping.metric!r}; expected one of {', '.join(known)}")
+        return self

@@ -1,7 +1,8 @@
 """The order in which images are trained: a function of seed, epoch and dataset, whatever the number of ranks.
 
-A global batch is cut into rank slices, these into micro batches. The last global batch of an epoch may be smaller and
-is kept; a micro batch that gets no image takes one with weight 0, so that every rank joins every collective.
+A global batch is shared out over ranks, a rank's share is cut into micro batches of at most so many positions. The
+last global batch of an epoch may be smaller and is kept; a rank that has fewer micro batches than another takes one
+with weight 0, so that every rank joins every collective.
 Shapes: O objectives.
 """
 
@@ -11,15 +12,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from data_prep.dataset import Example
 from infra.digests import digest_json
-from infra.errors import DataError
 from training.config import TrainConfig
-from training.language_model import LanguageModel
 from training.objectives import objectives_of
-from training.packing import Branch, PackedBatch, PackedImage, pack
+from training.packing import BatchObjectives, Layout, PackedBatch, PackedImage, apart, pack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from data_prep.features import FeatureStore
 
 PREFETCH_STEPS = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,8 @@ class Ranks:
 
     rank: int
     num_ranks: int
-    micro_batch_images: int
-
-    def num_micro_batches(self, batch_images: int) -> int:
-        """Per rank and global step; the same on all ranks."""
-        slice_images = -(-batch_images // self.num_ranks)
-        return -(-slice_images // self.micro_batch_images)
+    micro_batch_tokens: int | None
+    """Positions of a micro batch, prefix and padding included. None: a rank's whole share is one micro batch."""
 
 
 @dataclass(frozen=True)
@@ -54,60 +49,16 @@ class GlobalBatch:
     """This rank's part of a global batch, and what the whole of it holds."""
 
     micro_batches: tuple[MicroBatch, ...]
-    weighted_targets: float
-    """Over the whole global batch: what the sum of losses is divided by, on every rank."""
+    """As many on every rank."""
+    weight_O: tuple[float, ...]
     num_targets: int
     num_images: int
-
-
-def tokenise(
-    examples: Sequence[Example], language_model: LanguageModel, config: TrainConfig
-) -> tuple[PackedImage, ...]:
-    """Images by id with all their branches, of the tasks that are trained. Raises where one cannot be trained."""
-    objectives = {objective.name: (number, objective) for number, objective in enumerate(objectives_of(config))}
-    wanted = [(example, *objectives[example.task]) for example in examples if example.task in objectives]
-    prompts = _unique({objective.prompt(example.prompt) for example, _, objective in wanted}, language_model.encode)
-    targets = _unique({target for example, _, _ in wanted for target in example.targets}, language_model.encode_targets)
-    by_image: dict[str, list[Branch]] = {}
-    num_shared = len(language_model.lead_ids) + config.mapper.prefix_tokens
-    for example, number, objective in sorted(wanted, key=lambda found: found[0].example_id):
-        for target in example.targets:
-            branch = Branch(
-                example.example_id,
-                number,
-                prompts[objective.prompt(example.prompt)],
-                _ended(targets[target], language_model.eos_id, config.max_target_tokens),
-                example.weight * objective.weight,
-            )
-            if not targets[target]:
-                raise DataError(
-                    f"example {example.example_id[:12]}… ({example.source}): the target {target!r} has no tokens; "
-                    "expected at least one. Remove the example from its source, or ingest it with text."
-                )
-            language_model.check_length(num_shared + branch.num_inputs, f"example {example.example_id[:12]}…")
-            by_image.setdefault(example.image_id, []).append(branch)
-    return tuple(PackedImage(image_id, tuple(by_image[image_id])) for image_id in sorted(by_image))
-
-
-def _unique(texts: set[str], encode: Callable[[list[str]], list[tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
-    ordered = sorted(texts)
-    return dict(zip(ordered, encode(ordered), strict=True))
-
-
-def _ended(target: tuple[int, ...], eos: int, max_tokens: int) -> tuple[int, ...]:
-    """With the end token, or cut without one: a cut text has not ended."""
-    return (*target, eos) if len(target) < max_tokens else target[:max_tokens]
 
 
 class TrainingOrder:
     """Which images make up global step s, and with which of their branches."""
 
     def __init__(self, images: Sequence[PackedImage], config: TrainConfig, dataset_digest: str) -> None:
-        if not images:
-            raise DataError(
-                "the train split has no example of a task that is trained; expected at least one. Check the sources' "
-                f"splits and training.prompts (tasks: {', '.join(sorted(config.prompts))})."
-            )
         self.images = images
         self.config = config
         self.dataset_digest = dataset_digest
@@ -136,48 +87,81 @@ class TrainingOrder:
         return np.random.Generator(np.random.PCG64(int(digest[:32], 16)))
 
 
-def shared_out(batch: Sequence[PackedImage], ranks: Ranks, num_micro: int) -> list[list[PackedImage]]:
+@dataclass(frozen=True)
+class Batcher:
+    """Images of a global step → this rank's tensors."""
+
+    features: FeatureStore
+    layout: Layout
+    config: TrainConfig
+    ranks: Ranks
+
+    def global_batch(self, images: Sequence[PackedImage]) -> GlobalBatch:
+        objectives = objectives_of(self.config.objectives)
+        by_image = [image.weights(len(objectives)) for image in images]
+        weight_O = tuple(sum(column) for column in zip(*by_image, strict=True))
+        scale_O = (o.weight / weight if weight else 0.0 for o, weight in zip(objectives, weight_O, strict=True))
+        told = BatchObjectives(tuple(scale_O), tuple(number for number, o in enumerate(objectives) if o.has_head))
+        whole = images if self.layout.shares else [single for image in images for single in apart(image)]
+        return GlobalBatch(
+            tuple(self._micro_batch(share, told) for share in shared_out(whole, self.ranks, self.layout)),
+            weight_O,
+            sum(image.num_targets for image in images),
+            len(images),
+        )
+
+    def _micro_batch(self, images: Sequence[PackedImage], objectives: BatchObjectives) -> MicroBatch:
+        image_ids = [image.image_id for image in images]
+        consistency = self.config.regularisers.consistency
+        view = self.features.gather(image_ids, consistency.view) if consistency and consistency.view else None
+        return MicroBatch(
+            pack(images, self.features.gather(image_ids), self.layout, objectives, view),
+            tuple(dict.fromkeys(branch.example_id for image in images for branch in image.branches)),
+        )
+
+
+def shared_out(batch: Sequence[PackedImage], ranks: Ranks, layout: Layout) -> list[list[PackedImage]]:
     """This rank's micro batches: every num_ranks-th image by length, so that ranks get equal work, cut into
-    neighbours of similar length, so that little is padded."""
-    by_length = sorted(batch, key=lambda image: (image.num_inputs, image.image_id))
-    own = by_length[ranks.rank :: ranks.num_ranks]
-    small, larger = divmod(len(own), num_micro)
-    micro_batches, start = [], 0
-    for number in range(num_micro):
-        size = small + (number < larger)
-        micro_batches.append(own[start : start + size] or [_weightless(by_length[0])])
-        start += size
-    return micro_batches
+    neighbours of similar length, so that little is padded. Every rank gets as many."""
+    by_length = sorted(batch, key=lambda image: (-image.num_inputs, image.image_id))
+    cuts = [_cut(by_length[rank :: ranks.num_ranks], ranks.micro_batch_tokens, layout) for rank in range(ranks.num_ranks)]
+    own = cuts[ranks.rank]
+    missing = max(len(cut) for cut in cuts) - len(own)
+    return own + [[_weightless(by_length[-1])] for _ in range(missing)]
+
+
+def _cut(images: Sequence[PackedImage], max_tokens: int | None, layout: Layout) -> list[list[PackedImage]]:
+    """Images, longest first, in micro batches whose rows take at most `max_tokens` positions, or that hold one image."""
+    if max_tokens is None:
+        return [list(images)] if images else []
+    cut: list[list[PackedImage]] = []
+    free: list[int] = []
+    """Room left in each row of the last micro batch, filled as rows_of fills it."""
+    capacity = 0
+    for image in images:
+        length = layout.length(image)
+        has_room = (row for row, room in enumerate(free) if layout.shares and room >= length)
+        row = next(has_room, len(free))
+        if not cut or max(row + 1, len(free)) * capacity > max_tokens:
+            cut.append([])
+            free, capacity, row = [], length, 0
+        if row == len(free):
+            free.append(capacity)
+        free[row] -= length
+        cut[-1].append(image)
+    return cut
 
 
 def _weightless(image: PackedImage) -> PackedImage:
     return replace(image, branches=(replace(image.branches[0], weight=0.0),))
 
 
-def global_batch(batch: Sequence[PackedImage], ranks: Ranks, features: FeatureStore, batch_images: int) -> GlobalBatch:
-    """Tensors of this rank's micro batches. `batch_images` is the size of a full global batch."""
-    shares = shared_out(batch, ranks, ranks.num_micro_batches(batch_images))
-    micro_batches = tuple(
-        MicroBatch(
-            pack(share, features.gather([image.image_id for image in share])),
-            tuple(dict.fromkeys(branch.example_id for image in share for branch in image.branches)),
-        )
-        for share in shares
-    )
-    return GlobalBatch(
-        micro_batches,
-        sum(image.weighted_targets for image in batch),
-        sum(image.num_targets for image in batch),
-        len(batch),
-    )
-
-
-def prefetched(make: Callable[[int], GlobalBatch], start: int, stop: int) -> Iterator[GlobalBatch]:
+def prefetched(make: Callable[[int], T], start: int, stop: int) -> Iterator[T]:
     """make(start), ..., make(stop - 1), each made by a thread while earlier ones are used."""
-    ready: queue.Queue[GlobalBatch | BaseException] = queue.Queue(PREFETCH_STEPS)
+    ready: queue.Queue[T | BaseException] = queue.Queue(PREFETCH_STEPS)
     closed = threading.Event()
 
-    def put(item: GlobalBatch | BaseException) -> None:
+    def put(item: T | BaseException) -> None:
         while not closed.is_set():
             try:
                 ready.put(item, timeout=0.1)

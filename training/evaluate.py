@@ -1,13 +1,13 @@
 """The `evaluate` step: the test split answered with the right and with swapped images, scored and shown."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.dataset import Example, read_examples
+from infra.disk import scratch_folder
 from infra.digests import digest_json
 from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest
@@ -59,7 +59,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     if not questions:
         raise DataError(
             f"the test split has {len(examples)} examples and none of a task that was trained; expected "
-            f"{', '.join(sorted(train_config.prompts))}. Add such examples to the test split, or a prompt for its task."
+            f"{', '.join(sorted(train_config.objectives.prompts))}. Add such examples to the test split, or a prompt for its task."
         )
     answers = _answer(questions, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}
@@ -82,8 +82,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     )
     items = gallery(examples, answers, scores, inputs.dataset, workspace.cache, config)
     rows = _prediction_rows(examples, answers, control, (scores, control_scores))
-    with tempfile.TemporaryDirectory(prefix="frostline-evaluate-") as name:
-        folder = Path(name)
+    with scratch_folder("evaluate") as folder:
         (folder / "report.json").write_text(report_json(report))
         (folder / "report.html").write_text(render_report(report, items))
         _write_predictions(rows, folder / "predictions.parquet")

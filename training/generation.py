@@ -1,9 +1,9 @@
 """Greedy answers of a prefix model, shared by evaluation and serving.
 
-A row is [pad][lead][prefix][prompt]: padding on the left, hidden by the mask and not counted by the positions, so
+A row is [pad][shared][prompt], where the soft prompt, the lead and the prefix are shared: padding on the left, hidden by the mask and not counted by the positions, so
 that the text does not depend on which prompts share a batch.
 
-Shapes: B rows, P patches, V vision width, K prefix length, D LM width, T tokens of the longest row, W vocabulary.
+Shapes: B rows, P patches, V vision width, S shared positions, D LM width, T tokens of the longest row, W vocabulary.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class GenerationConfig(BaseModel):
     """Longer texts are cut here."""
 
 
-class HasPrefix(Protocol):
-    """A model that turns patch features into a prefix."""
+class HasSharedInputs(Protocol):
+    """A model that turns patch features into what stands before a text."""
 
-    def prefix(self, patches_BPV: Tensor) -> Tensor: ...
+    def shared_inputs(self, patches_BPV: Tensor) -> Tensor: ...
 
 
 def generate(
-    model: HasPrefix, language: LanguageModel, patches_BPV: Tensor, prompts: Sequence[str], max_new_tokens: int
+    model: HasSharedInputs, language: LanguageModel, patches_BPV: Tensor, prompts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
     """One stripped text per row, up to the end token. Raises ConfigError where the rows do not fit the LM."""
     import torch
@@ -44,28 +44,27 @@ def generate(
     if not prompts:
         return []
     with torch.inference_mode():
-        prefix_BKD = model.prefix(patches_BPV.float())
-        inputs_BTD, mask_BT = _rows(language, prefix_BKD, language.encode(list(prompts)))
+        shared_BSD = model.shared_inputs(patches_BPV.float())
+        inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode(list(prompts)))
         language.check_length(inputs_BTD.shape[1] + max_new_tokens, "the longest prompt and its answer")
         token_ids = _greedy(language, inputs_BTD, mask_BT, max_new_tokens)
     texts = language.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
     return [str(text).strip() for text in texts]
 
 
-def _rows(language: LanguageModel, prefix_BKD: Tensor, prompt_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _rows(language: LanguageModel, shared_BSD: Tensor, prompt_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Embedded, left-padded rows, and a mask that is 1 where a row has begun."""
     import torch
 
-    embed, device = language.model.get_input_embeddings(), prefix_BKD.device
-    lead_LD = embed(torch.tensor(language.lead_ids, dtype=torch.long, device=device))
-    num_before = len(language.lead_ids) + prefix_BKD.shape[1]
+    embed, device = language.model.get_input_embeddings(), shared_BSD.device
+    num_before = shared_BSD.shape[1]
     num_tokens = num_before + max(len(ids) for ids in prompt_ids)
-    inputs_BTD = torch.zeros(len(prefix_BKD), num_tokens, prefix_BKD.shape[2], dtype=lead_LD.dtype, device=device)
-    mask_BT = torch.zeros(len(prefix_BKD), num_tokens, dtype=torch.long, device=device)
+    inputs_BTD = shared_BSD.new_zeros(len(shared_BSD), num_tokens, shared_BSD.shape[2])
+    mask_BT = torch.zeros(len(shared_BSD), num_tokens, dtype=torch.long, device=device)
     for row, ids in enumerate(prompt_ids):
-        prompt_TD = embed(torch.tensor(ids, dtype=torch.long, device=device))
+        prompt_TD = embed(torch.tensor(ids, dtype=torch.long, device=device)).to(shared_BSD.dtype)
         begin = num_tokens - num_before - len(ids)
-        inputs_BTD[row, begin:] = torch.cat([lead_LD, prefix_BKD[row].to(lead_LD.dtype), prompt_TD])
+        inputs_BTD[row, begin:] = torch.cat([shared_BSD[row], prompt_TD])
         mask_BT[row, begin:] = 1
     return inputs_BTD, mask_BT
 

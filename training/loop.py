@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,35 +9,33 @@ import torch
 from torch import Tensor, distributed
 
 from infra.digests import digest_json
-from infra.errors import DataError, IntegrityError, Interrupted
-from training.config import TrainConfig
-from training.data import GlobalBatch, global_batch, prefetched
+from infra.errors import DataError, Interrupted
+from training.checkpoint_writer import CheckpointWriter
+from training.data import GlobalBatch, prefetched
+from training.exporting import exported
 from training.history import History
 from training.job import Link, TrainJob
-from training.language_model import frozen_digest
+from training.memory_use import peak_memory_bytes
 from training.objectives import objectives_of
+from training.phase import Position, TrainedPhase, check_frozen, enter
+from training.schedule import learning_rate_factor, phases_of
 from training.setup import Prepared, prepare
-from training.zero import ZeroEngine, sweep_dead_buffers
+from training.stopping import Best
+from training.stopwatch import Stopwatch
+from training.zero import sweep_dead_buffers
 
 if TYPE_CHECKING:
     from infra.tracking import TrainingRun
 
-
-def learning_rate_at(config: TrainConfig, step: int, num_steps: int) -> float:
-    """Linear warm-up, then a cosine to min_learning_rate_fraction of the peak. `step` counts from 0."""
-    num_warmup = math.ceil(config.warmup_fraction * num_steps)
-    if step < num_warmup:
-        return config.learning_rate * (step + 1) / num_warmup
-    done = (step - num_warmup) / max(1, num_steps - num_warmup)
-    floor = config.min_learning_rate_fraction
-    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+LOG_SECONDS = 15.0
+"""Between two visits to the tracking server."""
 
 
 def run_rank(job: TrainJob, link: Link) -> None:
     """Train to the end, from the newest checkpoint that verifies. Needs an initialised process group.
 
     Leaves a checkpoint of the last step whose state has `finished`. Raises Interrupted after a checkpoint when `link`
-    says stop; DataError with example ids when a loss is not finite; IntegrityError when a frozen parameter changed."""
+    says stop; DataError with example ids when losses stay not finite; IntegrityError when a frozen parameter changed."""
     torch.set_num_threads(job.resources.threads_per_rank)
     sweep_dead_buffers()
     prepared = prepare(job, distributed.get_rank(), distributed.get_world_size())
@@ -55,175 +52,249 @@ def run_rank(job: TrainJob, link: Link) -> None:
 
 
 class TrainLoop:
-    """One rank's training: engine, position and curves."""
+    """One rank's training: position, curves and the phase it is in."""
 
     def __init__(self, job: TrainJob, prepared: Prepared, link: Link) -> None:
-        self.config, self.prepared, self.link = job.config, prepared, link
-        self.rank = prepared.ranks.rank
-        self.objectives = objectives_of(job.config)
+        self.job, self.config, self.prepared, self.link = job, job.config, prepared, link
+        self.rank = prepared.batcher.ranks.rank
+        self.objectives = objectives_of(job.config.objectives)
         self.num_steps = prepared.order.num_steps
-        num_micro = prepared.ranks.num_micro_batches(job.config.global_batch_images)
-        self.engine = ZeroEngine(
-            prepared.model, job.config, job.resources.zero_stage, (job.resources.micro_batch_images, num_micro)
-        )
+        self.phases = phases_of(job.config, self.num_steps)
+        self.writer = CheckpointWriter(prepared.checkpoints)
         self.history = History.for_steps(self.num_steps)
         self.step = 0
         """Global steps done."""
-        self.messages: list[str] = []
+        self.best = Best()
+        self.num_updates = 0
+        """Of the phase: its global steps less those left out."""
+        self.num_skipped_in_a_row = 0
+        self.messages: list[str] = list(prepared.messages)
         self.resumed_from: list[int] = []
         self.seconds = 0.0
-        self._resume()
+        self.phase = self._resume()
+        self.watch = Stopwatch(self.phase.engine.device)
         self.tracker = _open_tracker(job) if self.rank == 0 else None
-        self.logged_step = 0
+        self.logged_step, self.logged_at = 0, time.monotonic()
 
     def run(self) -> None:
-        config = self.config
         self.link.report(self.step, self.num_steps, "")
-        started = asked = time.perf_counter()
-        spent = self.seconds
-        for batch in prefetched(self.prepared.train_batch, self.step, self.num_steps):
-            waited = time.perf_counter() - asked
-            values, stop = self._train_step(batch)
-            self.step += 1
-            asked = time.perf_counter() if self.rank else self._record(batch, values, waited, asked)
-            last = self.step == self.num_steps
-            if self.prepared.validation and (self.step % config.validate_every_steps == 0 or last):
-                self.history.add_point("val_loss", self.step, self._validation_loss())
-            self.seconds = spent + time.perf_counter() - started
-            if (self.step % config.checkpoint_every_steps == 0 or stop) and not last:
-                self._save({})
-            if stop and not last:
-                raise Interrupted(
-                    f"training was asked to stop; stopped after global step {self.step} of {self.num_steps} with a "
-                    "checkpoint. Start again to go on from there."
-                )
-            asked = time.perf_counter()
+        started, spent = time.perf_counter(), self.seconds
+        ended = False
+        while self.step < self.num_steps and not ended:
+            if self.step == self.phase.last:
+                check_frozen(self.phase)
+                self.phase, self.num_updates = enter(self.phases, self.prepared, self.phase.position(self.step)), 0
+            self.watch.seconds()
+            for batch in prefetched(self._batch, self.step, self.phase.last):
+                self.watch.mark("data")
+                values, stop = self._train_step(batch)
+                self.step += 1
+                ended = self._validate()
+                self.seconds = spent + time.perf_counter() - started
+                last = ended or self.step == self.num_steps
+                if not last and (stop or self.step % self.config.checkpoint_every_steps == 0):
+                    self._save({})
+                self._record(batch, values)
+                if stop and not last:
+                    self.writer.wait()
+                    raise Interrupted(
+                        f"training was asked to stop; stopped after global step {self.step} of {self.num_steps} with a "
+                        "checkpoint. Start again to go on from there."
+                    )
+                if ended:
+                    break
         self._finish()
 
     def close(self, status: str) -> None:
+        self.writer.close()
         if self.tracker is not None:
             self.tracker.finish(status)
 
+    def _batch(self, step: int) -> GlobalBatch:
+        return self.prepared.batcher.global_batch(self.prepared.order.batch(step))
+
     def _train_step(self, batch: GlobalBatch) -> tuple[dict[str, float], bool]:
-        """(loss and gradient norm, whether anybody asked to stop)."""
+        """(losses, gradient norm and learning rate; whether anybody asked to stop)."""
         torch.manual_seed(_seed(self.config.seed, self.step, self.rank))
-        num_objectives = len(self.objectives)
-        totals = torch.zeros(2 * num_objectives + 2, dtype=torch.float64, device=self.engine.device)
+        engine, num_objectives = self.phase.engine, len(self.objectives)
+        totals = torch.zeros(num_objectives + 2, dtype=torch.float64, device=engine.device)
         finite = []
         for number, micro_batch in enumerate(batch.micro_batches):
-            losses = self.engine(micro_batch.tensors.to(self.engine.device))
-            self.engine.backward(losses.weighted_sum / (batch.weighted_targets or 1.0))
-            totals[: 2 * num_objectives] += torch.cat([losses.weighted_sum_O, losses.weight_O])
-            finite.append(losses.weighted_sum.detach().isfinite())
-            if number < len(batch.micro_batches) - 1:
-                self.engine.step(0.0, boundary=False)
+            boundary = number == len(batch.micro_batches) - 1
+            losses = engine(micro_batch.tensors.to(engine.device))
+            self.watch.mark("forward")
+            engine.backward(losses.total, boundary)
+            totals[:num_objectives] += losses.sum_O
+            finite.append(losses.total.detach().isfinite())
+            if not boundary:
+                engine.step(0.0, boundary)
+            self.watch.mark("backward")
         totals[-2] = (~torch.stack(finite)).sum()
         totals[-1] = self.link.stopping()
         distributed.all_reduce(totals)
-        if totals[-2] > 0 or not totals.isfinite().all():
-            self._raise_not_finite(batch, finite)
-        learning_rate = learning_rate_at(self.config, self.step, self.num_steps)
-        norm = self.engine.step(learning_rate)
-        values = self._losses(totals, batch.weighted_targets)
-        return {**values, "grad_norm": norm, "learning_rate": learning_rate}, bool(totals[-1] > 0)
+        found = totals.tolist()
+        factor = learning_rate_factor(self.config, self.phase.phase, self.step)
+        if found[-2] > 0 or not totals.isfinite().all():
+            engine.skip()
+            self._count_skipped(batch, finite)
+            return {}, found[-1] > 0
+        self.num_skipped_in_a_row = 0
+        self.num_updates += 1
+        norm = engine.step(factor, boundary=True)
+        self.watch.mark("optimizer")
+        rate = self.config.learning_rate * factor
+        return {**self._losses(found, batch.weight_O), "grad_norm": norm, "learning_rate": rate}, found[-1] > 0
 
-    def _losses(self, totals: Tensor, weighted_targets: float) -> dict[str, float]:
-        sums, weights = totals[: len(self.objectives)].tolist(), totals[len(self.objectives) : -2].tolist()
-        by_task = {
-            f"loss_{objective.name}": total / weight
-            for objective, total, weight in zip(self.objectives, sums, weights, strict=True)
+    def _losses(self, sums: list[float], weight_O: tuple[float, ...], prefix: str = "") -> dict[str, float]:
+        """The loss, and each objective's own mean where there are several."""
+        means = {
+            objective.name: total / weight
+            for objective, total, weight in zip(self.objectives, sums, weight_O, strict=False)
             if weight > 0
         }
-        return {"loss": sum(sums) / (weighted_targets or 1.0), **by_task}
+        weights = {objective.name: objective.weight for objective in self.objectives}
+        by_objective = {f"{prefix}loss_{name}": mean for name, mean in means.items()}
+        return {f"{prefix}loss": sum(weights[name] * mean for name, mean in means.items()), **by_objective}
 
-    def _record(self, batch: GlobalBatch, values: dict[str, float], waited: float, asked: float) -> float:
-        now = time.perf_counter()
-        seconds = now - asked
+    def _record(self, batch: GlobalBatch, values: dict[str, float]) -> None:
+        seconds = self.watch.seconds()
+        whole = sum(seconds.values())
+        if self.rank:
+            return
         speeds = {
-            "target_tokens_per_second": batch.num_targets / seconds,
-            "images_per_second": batch.num_images / seconds,
-            "data_seconds": waited,
-            "compute_seconds": seconds - waited,
+            "target_tokens_per_second": batch.num_targets / whole,
+            "images_per_second": batch.num_images / whole,
+            "seconds_per_step": whole,
+            **{f"{name}_seconds": value for name, value in seconds.items()},
         }
         self.history.add_step(self.step, {**values, **speeds})
-        self.link.report(self.step, self.num_steps, f"loss {values['loss']:.3f}")
-        return now
+        told = f"loss {values['loss']:.3f}, " if values else "left out, "
+        self.link.report(self.step, self.num_steps, f"{told}{batch.num_targets / whole:,.0f} target tokens/s")
+        if time.monotonic() - self.logged_at > LOG_SECONDS:
+            self._log()
 
-    def _validation_loss(self) -> float:
-        """Weighted mean loss of a target token of the validation images."""
-        self.engine.model.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device=self.engine.device)
-        ranks, features = self.prepared.ranks, self.prepared.features
+    def _log(self) -> None:
+        if self.tracker is not None:
+            self.tracker.log_points(self.history.points_after(self.logged_step))
+        self.logged_step, self.logged_at = self.step, time.monotonic()
+
+    def _validate(self) -> bool:
+        """Whether training ends here. A new best is kept as a checkpoint where it may be exported."""
+        last = self.step == self.num_steps
+        if not self.prepared.validation or not (self.step % self.config.validate_every_steps == 0 or last):
+            return False
+        values = self._validation_losses()
+        for name, value in values.items():
+            self.history.add_point(name, self.step, value)
+        is_best = self.best.see(self.config.stopping, self.step, values)
+        self.watch.mark("validation")
+        if is_best and self.config.stopping.export == "best" and not last:
+            self._save({})
+        ended = self.best.ends(self.config.stopping)
+        if ended:
+            self.messages.append(
+                f"ended after global step {self.step} of {self.num_steps}: {self.config.stopping.metric} was no better "
+                f"for {self.best.num_since} validations"
+            )
+        return ended
+
+    def _validation_losses(self) -> dict[str, float]:
+        """Weighted means over the validation images."""
+        engine = self.phase.engine
+        engine.model.eval()
+        totals = torch.zeros(2, len(self.objectives), dtype=torch.float64, device=engine.device)
         with torch.no_grad():
             for images in self.prepared.validation_batches():
-                batch = global_batch(images, ranks, features, self.config.global_batch_images)
-                for micro_batch in batch.micro_batches:
-                    losses = self.engine(micro_batch.tensors.to(self.engine.device))
-                    totals += torch.stack([losses.weighted_sum, losses.weight_O.sum()])
-        self.engine.model.train()
+                for micro_batch in self.prepared.batcher.global_batch(images).micro_batches:
+                    losses = engine(micro_batch.tensors.to(engine.device))
+                    totals += torch.stack([losses.sum_O, losses.weight_O])
+        engine.model.train()
         distributed.all_reduce(totals)
-        return float(totals[0] / totals[1].clamp(min=1e-9))
+        sums, weights = totals.tolist()
+        return self._losses(sums, tuple(weights), "val_")
 
-    def _raise_not_finite(self, batch: GlobalBatch, finite: list[Tensor]) -> None:
+    def _count_skipped(self, batch: GlobalBatch, finite: list[Tensor]) -> None:
+        """Leave a global step out; or end, with the examples at fault."""
+        self.num_skipped_in_a_row += 1
         pairs = zip(batch.micro_batches, finite, strict=True)
         own = [example for micro_batch, good in pairs if not good for example in micro_batch.example_ids]
         found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(found, own)
         ids = sorted({example for part in found for example in part})
-        raise DataError(
+        told = (
             f"global step {self.step + 1}: the loss is not finite; expected a number. The micro batches at fault hold "
-            f"the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}. Look at their features and targets, "
-            "or lower training.learning_rate."
+            f"the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}"
         )
+        if self.num_skipped_in_a_row > self.config.max_skipped_steps:
+            raise DataError(f"{told}. Look at their features and targets, or lower training.learning_rate.")
+        self.messages.append(f"{told}; the step was left out")
 
-    def _resume(self) -> None:
+    def _resume(self) -> TrainedPhase:
         """Rank 0 chooses the checkpoint; all ranks load that one."""
-        checkpoint, self.messages = self.prepared.checkpoints.newest() if self.rank == 0 else (None, [])
+        checkpoint, skipped = self.prepared.checkpoints.newest() if self.rank == 0 else (None, [])
+        self.messages += skipped
         chosen = [checkpoint.step if checkpoint else None]
         distributed.broadcast_object_list(chosen)
         if chosen[0] is None:
-            return
+            return enter(self.phases, self.prepared, Position(0))
         checkpoint = checkpoint or self.prepared.checkpoints.load(chosen[0])
         state = checkpoint.state
-        first = self.prepared.train_batch(0).micro_batches[0].tensors.to(self.engine.device)
-        self.engine.restore(checkpoint.tensors["trainables"], checkpoint.tensors["optimizer"], checkpoint.step, first)
         self.step = checkpoint.step
         self.history = History.from_state(state["history"])
+        self.best = Best.from_state(state["best"])
+        self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
         self.resumed_from = [*state["resumed_from"], checkpoint.step]
-        self.messages = [*state["messages"], *self.messages]
+        self.messages = [*state["messages"], *(told for told in self.messages if told not in state["messages"])]
         self.seconds = state["seconds"]
+        self.num_updates = state["num_updates"]
+        tensors = checkpoint.tensors
+        position = Position(self.step, self.num_updates, tensors["trainables"], tensors["optimizer"])
+        phase = enter(self.phases, self.prepared, position)
+        self.num_updates = 0 if self.step == phase.phase.first else self.num_updates
+        return phase
 
-    def _save(self, finished: dict[str, Any]) -> None:
-        """Commit a checkpoint. Every rank has to call it."""
-        trainables, optimizer = self.engine.capture()
-        if self.rank:
-            return
-        state = {
-            "global_step": self.step,
-            "epoch": self.step // self.prepared.order.steps_per_epoch,
-            # Draws are reseeded at each global step from (seed, step, rank): there is no other generator state.
-            "rng": {"seed": self.config.seed, "step": self.step, "num_ranks": self.prepared.ranks.num_ranks},
-            "history": self.history.state(),
-            "resumed_from": self.resumed_from,
-            "messages": self.messages,
-            "seconds": round(self.seconds, 3),
-            "finished": finished,
-        }
-        self.prepared.checkpoints.save(self.step, {"trainables": trainables, "optimizer": optimizer}, state)
-        if self.tracker is not None:
-            self.tracker.log_points(self.history.points_after(self.logged_step))
-            self.logged_step = self.step
+    def _save(self, finished: dict[str, Any], export: dict[str, Tensor] | None = None) -> None:
+        """Have a checkpoint committed in the background. Every rank has to call it."""
+        trainables, optimizer = self.phase.engine.capture()
+        if self.rank == 0:
+            state = {
+                "global_step": self.step,
+                "epoch": self.step // self.prepared.order.steps_per_epoch,
+                # Draws are reseeded at each global step from (seed, step, rank): there is no other generator state.
+                "rng": {"seed": self.config.seed, "step": self.step, "num_ranks": self.prepared.batcher.ranks.num_ranks},
+                "history": self.history.state(),
+                "best": self.best.state(),
+                "num_updates": self.num_updates,
+                "num_skipped_in_a_row": self.num_skipped_in_a_row,
+                "resumed_from": self.resumed_from,
+                "messages": self.messages,
+                "seconds": round(self.seconds, 3),
+                "finished": finished,
+            }
+            tensors = {"trainables": trainables, "optimizer": optimizer}
+            if export is not None:
+                tensors["export"] = export
+            protected = {self.best.step} if self.config.stopping.export == "best" and self.best.step else set()
+            self.writer.save(self.step, tensors, state, protected)
+        self.watch.mark("checkpoint")
 
     def _finish(self) -> None:
-        facts = dict(self.prepared.facts)
-        if self.rank == 0 or self.engine.stage == 3:
-            digest = frozen_digest(self.engine.model, self.engine.whole)
-            if self.rank == 0 and digest != facts["frozen_digest"]:
-                raise IntegrityError(
-                    f"the frozen parameters have digest {digest[:12]}… after training; expected "
-                    f"{str(facts['frozen_digest'])[:12]}… as before. Nothing is exported. Start again on sound memory."
-                )
-        self._save(facts)
+        """A last checkpoint that holds what is exported."""
+        check_frozen(self.phase)
+        memory: list[int] = [0] * distributed.get_world_size()
+        distributed.all_gather_object(memory, peak_memory_bytes(self.phase.engine.device))
+        trainables, _ = self.phase.engine.capture()
+        export: dict[str, Tensor] = {}
+        if self.rank == 0:
+            self.writer.wait()
+            export, told = exported(self.config.stopping, self.best.step, self.prepared.checkpoints, (self.step, trainables))
+            self.messages += told
+        facts = {**self.prepared.facts, **self.phase.facts, "peak_memory_bytes_by_rank": memory}
+        facts["answer_space"] = self.prepared.space.model_dump(mode="json")
+        self._save(facts, export)
+        self.writer.wait()
+        if self.rank == 0:
+            self._log()
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

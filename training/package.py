@@ -20,6 +20,7 @@ from infra.digests import canonical_json, digest_file, digest_json
 from infra.errors import IntegrityError
 from training.config import TrainConfig
 from training.generation import GenerationConfig
+from training.objectives.answer_space import AnswerSpace
 
 SCHEMA_VERSION = 1
 TRAINABLES, CARD, SCRIPT, README = "trainables.safetensors", "frostline.json", "model.py", "README.md"
@@ -37,6 +38,7 @@ class ModelCard(BaseModel):
     generation: GenerationConfig
     num_patches: int = Field(gt=0)
     vision_width: int = Field(gt=0)
+    answer_space: AnswerSpace = AnswerSpace()
     vision_tower: Pin
     language_model: Pin
 
@@ -110,7 +112,7 @@ def _readme(card: ModelCard) -> str:
     return f"""# {card.model_name}
 
 Model `{card.model_digest[:12]}`: a trained mapper ({card.training.mapper.kind}, {card.training.mapper.prefix_tokens}
-prefix tokens) between two frozen models that are not in this folder and are checked by digest when it is loaded:
+prefix tokens; regime {card.training.regime.kind}) between two frozen models that are not in this folder and are checked by digest when it is loaded:
 
 - vision tower: {told(card.vision_tower)}
 - language model: {told(card.language_model)}

@@ -1,17 +1,18 @@
-"""Prefix sharing: all targets of an image stand behind one copy of its prefix.
+"""Prefix sharing: all targets of an image stand behind one copy of its prefix, and short images share a row.
 
-    [lead][prefix K][branch 1: prompt, target][branch 2: prompt, target]...
+    [soft prompt, lead][prefix K][branch 1: prompt, target][branch 2: prompt, target]... [next image]...
 
-A branch sees lead and prefix and itself; its positions go on from the prefix's. The loss and the gradients are those
-of one sequence per target. Logits are computed at target positions only.
-Shapes: B images, P patches, V vision width, S = lead + K shared positions, T branch tokens, L = S + T, N targets.
+A branch sees its image's shared positions and itself; its positions go on from the prefix's. Loss and gradients are
+those of one sequence per target. A blind branch (a text that is compared with the image) does not see the prefix.
+Shapes: B images, P patches, V vision width, S = lead + K shared positions, R rows, L row length, N target tokens,
+M reads of one head, U numbers of one read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,25 +21,34 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NO_BRANCH = -1
+PAD, LEAD, PREFIX, FIRST_BRANCH = -1, 0, 1, 2
+"""Kinds of a position within its image; branches count on from the last."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One target of an image, tokenised."""
+    """One text behind an image's prefix, tokenised."""
 
     example_id: str
     objective: int
-    """Index into the objectives that are trained together."""
+    """Its number in O."""
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
-    """With the end token, unless the target was cut."""
+    """With the end token, unless the target was cut. Empty where a head reads at the end of the prompt."""
     weight: float
+    values: tuple[float, ...] = ()
+    """What the head's output is compared with."""
+    sees_image: bool = True
 
     @property
     def num_inputs(self) -> int:
         """Positions it takes: the last target token is predicted, never read."""
-        return len(self.prompt_ids) + len(self.target_ids) - 1
+        return len(self.prompt_ids) + max(0, len(self.target_ids) - 1)
+
+    @property
+    def num_terms(self) -> int:
+        """Losses it gives: one per target token, or one."""
+        return len(self.target_ids) or 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,62 @@ class PackedImage:
         return sum(branch.num_inputs for branch in self.branches)
 
     @property
-    def weighted_targets(self) -> float:
-        return sum(branch.weight * len(branch.target_ids) for branch in self.branches)
-
-    @property
     def num_targets(self) -> int:
         return sum(len(branch.target_ids) for branch in self.branches)
+
+    def weights(self, num_objectives: int) -> list[float]:
+        """What its losses weigh, by objective."""
+        found = [0.0] * num_objectives
+        for branch in self.branches:
+            found[branch.objective] += branch.weight * branch.num_terms
+        return found
+
+
+class Layout(NamedTuple):
+    """What stands before every branch."""
+
+    lead: int
+    """Positions that even blind branches see: soft prompt and lead."""
+    prefix: int
+    shares: bool = True
+    """False where the language model takes no block mask: then every branch has a prefix and a row of its own."""
+
+    @property
+    def shared(self) -> int:
+        return self.lead + self.prefix
+
+    def length(self, image: PackedImage) -> int:
+        return self.shared + image.num_inputs
+
+    def rows(self, images: Sequence[PackedImage]) -> list[list[int]]:
+        """Which images stand in which row."""
+        if not self.shares:
+            return [[number] for number in range(len(images))]
+        return rows_of([self.length(image) for image in images])
+
+
+class BatchObjectives(NamedTuple):
+    """What a micro batch has to know about objectives."""
+
+    scale_O: tuple[float, ...]
+    heads: tuple[int, ...]
+    """Numbers of those with a head. Each reads in every micro batch, if only nothing, so that all ranks have gradients
+    of the same parameters and join the same collectives."""
+
+
+@dataclass(frozen=True)
+class HeadReads:
+    """Where one head reads, and what it is compared with."""
+
+    row_M: Tensor
+    place_M: Tensor
+    image_M: Tensor
+    """Number of the image in the micro batch."""
+    values_MU: Tensor
+    weight_M: Tensor
+
+    def to(self, device: torch.device) -> HeadReads:
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -66,91 +126,171 @@ class PackedBatch:
     """A micro batch as tensors."""
 
     patches_BPV: Tensor
-    tokens_BT: Tensor
-    branch_BT: Tensor
-    """Number of the branch a token belongs to; NO_BRANCH where a row is padded."""
-    positions_BT: Tensor
-    """Counted from the first position after the prefix."""
+    view_BPV: Tensor | None
+    """The same images as another stored view, where a regulariser wants it."""
+    image_row_B: Tensor
+    image_place_B: Tensor
+    """Where an image's shared positions begin."""
+    tokens_RL: Tensor
+    image_RL: Tensor
+    """Number of the image within its row; PAD behind the last."""
+    kind_RL: Tensor
+    """LEAD, PREFIX, or FIRST_BRANCH + the branch's number within its image."""
+    blind_RL: Tensor
+    positions_RL: Tensor
     target_row_N: Tensor
     target_place_N: Tensor
-    """Where the target is predicted, counted from the last shared position: 0 is the end of the prefix."""
+    """Where the target token is predicted."""
     target_N: Tensor
     weight_N: Tensor
     objective_N: Tensor
+    reads: dict[int, HeadReads]
+    """By objective that has a head."""
+    scale_O: Tensor
+    """Objective's weight over what it weighs in the global batch: turns sums of losses into parts of the loss."""
 
     def to(self, device: torch.device) -> PackedBatch:
-        moved: dict[str, Any] = {
-            field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)
-        }
-        return replace(self, **moved)
+        return _moved(self, device)
 
 
-def pack(images: Sequence[PackedImage], patches_BPV: NDArray[np.float16]) -> PackedBatch:
-    """Rows padded to the longest of these images. Raises nothing: lengths were checked when tokenising."""
-    rows = [_row(image) for image in images]
-    num_tokens = max([len(tokens) for tokens, _, _ in rows] + [1])
-    shape = (len(images), num_tokens)
-    tokens_BT, positions_BT = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    branch_BT = torch.full(shape, NO_BRANCH, dtype=torch.long)
-    for row, (tokens, branches, positions) in enumerate(rows):
-        tokens_BT[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        branch_BT[row, : len(tokens)] = torch.tensor(branches, dtype=torch.long)
-        positions_BT[row, : len(tokens)] = torch.tensor(positions, dtype=torch.long)
-    targets = [target for row, image in enumerate(images) for target in _targets(row, image)]
-    numbers_N4 = torch.tensor([target[:4] for target in targets], dtype=torch.long).reshape(-1, 4)
-    return PackedBatch(
-        patches_BPV=torch.from_numpy(patches_BPV).float(),
-        tokens_BT=tokens_BT,
-        branch_BT=branch_BT,
-        positions_BT=positions_BT,
-        target_row_N=numbers_N4[:, 0],
-        target_place_N=numbers_N4[:, 1],
-        target_N=numbers_N4[:, 2],
-        objective_N=numbers_N4[:, 3],
-        weight_N=torch.tensor([target[4] for target in targets], dtype=torch.float32),
+def _moved(of: Any, device: torch.device) -> Any:
+    def move(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: inner.to(device) for key, inner in value.items()}
+        return value if value is None else value.to(device, non_blocking=True)
+
+    return replace(of, **{field.name: move(getattr(of, field.name)) for field in fields(of)})
+
+
+def rows_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Items put together into rows no longer than the longest item: first fit, longest first."""
+    capacity = max(lengths, default=0)
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        place = next((row for row, room in enumerate(free) if room >= lengths[item]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            free.append(capacity)
+        rows[place].append(item)
+        free[place] -= lengths[item]
+    return rows
+
+
+def apart(image: PackedImage) -> list[PackedImage]:
+    """The same branches, each behind a prefix of its own: for language models that cannot share one."""
+    return [replace(image, branches=(branch,)) for branch in image.branches]
+
+
+def pack(
+    images: Sequence[PackedImage],
+    patches_BPV: NDArray[np.float16],
+    layout: Layout,
+    objectives: BatchObjectives,
+    view_BPV: NDArray[np.float16] | None = None,
+) -> PackedBatch:
+    """Rows padded to the longest image. Raises nothing: lengths were checked when tokenising."""
+    rows = layout.rows(images)
+    length = max(layout.length(image) for image in images)
+    filler = _Filler((len(rows), length), len(images), layout, objectives)
+    for row, members in enumerate(rows):
+        place = 0
+        for number, member in enumerate(members):
+            filler.put(images[member], member, (row, number, place))
+            place += layout.length(images[member])
+    return filler.batch(patches_BPV, view_BPV)
+
+
+class _Filler:
+    """Arrays of one micro batch while images are put into them."""
+
+    def __init__(
+        self, shape: tuple[int, int], num_images: int, layout: Layout, objectives: BatchObjectives
+    ) -> None:
+        import numpy as np
+
+        self.layout, self.objectives = layout, objectives
+        self.tokens, self.positions = (np.zeros(shape, dtype=np.int64) for _ in range(2))
+        self.image, self.kind = (np.full(shape, PAD, dtype=np.int64) for _ in range(2))
+        self.blind = np.zeros(shape, dtype=bool)
+        self.starts = np.zeros((2, num_images), dtype=np.int64)
+        self.targets: list[tuple[int, int, int, int]] = []
+        self.weights: list[float] = []
+        self.reads: dict[int, list[_Read]] = {number: [] for number in objectives.heads}
+
+    def put(self, image: PackedImage, member: int, at: tuple[int, int, int]) -> None:
+        row, number, start = at
+        lead, shared = self.layout.lead, self.layout.shared
+        self.starts[:, member] = row, start
+        self.image[row, start : start + self.layout.length(image)] = number
+        self.kind[row, start : start + lead] = LEAD
+        self.kind[row, start + lead : start + shared] = PREFIX
+        self.positions[row, start : start + shared] = range(shared)
+        place = start + shared
+        for branch_number, branch in enumerate(image.branches):
+            end = place + branch.num_inputs
+            self.tokens[row, place:end] = (branch.prompt_ids + branch.target_ids)[: branch.num_inputs]
+            self.kind[row, place:end] = FIRST_BRANCH + branch_number
+            self.blind[row, place:end] = not branch.sees_image
+            first = shared if branch.sees_image else lead
+            self.positions[row, place:end] = range(first, first + branch.num_inputs)
+            # What precedes the branch's first token is the end of the prefix, wherever the branch lies.
+            before = [start + shared - 1, *range(place, end)]
+            prompt = len(branch.prompt_ids)
+            self.targets += [
+                (row, before[prompt + nth], token, branch.objective) for nth, token in enumerate(branch.target_ids)
+            ]
+            self.weights += [branch.weight] * len(branch.target_ids)
+            if not branch.target_ids:
+                read = (row, before[prompt], member, branch.values, branch.weight)
+                self.reads[branch.objective].append(read)
+            place = end
+
+    def batch(self, patches_BPV: NDArray[np.float16], view_BPV: NDArray[np.float16] | None) -> PackedBatch:
+        numbers_N4 = torch.tensor(self.targets, dtype=torch.long).reshape(-1, 4)
+        return PackedBatch(
+            patches_BPV=torch.from_numpy(patches_BPV).float(),
+            view_BPV=None if view_BPV is None else torch.from_numpy(view_BPV).float(),
+            image_row_B=torch.from_numpy(self.starts[0]),
+            image_place_B=torch.from_numpy(self.starts[1]),
+            tokens_RL=torch.from_numpy(self.tokens),
+            image_RL=torch.from_numpy(self.image),
+            kind_RL=torch.from_numpy(self.kind),
+            blind_RL=torch.from_numpy(self.blind),
+            positions_RL=torch.from_numpy(self.positions),
+            target_row_N=numbers_N4[:, 0],
+            target_place_N=numbers_N4[:, 1],
+            target_N=numbers_N4[:, 2],
+            objective_N=numbers_N4[:, 3],
+            weight_N=torch.tensor(self.weights, dtype=torch.float32),
+            reads={objective: _head_reads(found) for objective, found in self.reads.items()},
+            scale_O=torch.tensor(self.objectives.scale_O, dtype=torch.float32),
+        )
+
+
+_Read = tuple[int, int, int, tuple[float, ...], float]
+"""(row, place, image, values, weight)"""
+
+
+def _head_reads(found: list[_Read]) -> HeadReads:
+    places_M3 = torch.tensor([read[:3] for read in found], dtype=torch.long).reshape(-1, 3)
+    num_values = len(found[0][3]) if found else 1
+    return HeadReads(
+        row_M=places_M3[:, 0],
+        place_M=places_M3[:, 1],
+        image_M=places_M3[:, 2],
+        values_MU=torch.tensor([read[3] for read in found], dtype=torch.float32).reshape(len(found), num_values),
+        weight_M=torch.tensor([read[4] for read in found], dtype=torch.float32),
     )
 
 
-def _row(image: PackedImage) -> tuple[list[int], list[int], list[int]]:
-    tokens: list[int] = []
-    branches: list[int] = []
-    positions: list[int] = []
-    for number, branch in enumerate(image.branches):
-        tokens += (branch.prompt_ids + branch.target_ids)[:-1]
-        branches += [number] * branch.num_inputs
-        positions += range(branch.num_inputs)
-    return tokens, branches, positions
-
-
-def _targets(row: int, image: PackedImage) -> list[tuple[int, int, int, int, float]]:
-    """(row, place, token, objective, weight) of every target token."""
-    found = []
-    start = 0
-    for branch in image.branches:
-        for number, token in enumerate(branch.target_ids):
-            offset = len(branch.prompt_ids) + number
-            # The first token after an empty prompt is predicted by the end of the prefix.
-            place = start + offset if offset else 0
-            found.append((row, place, token, branch.objective, branch.weight))
-        start += branch.num_inputs
-    return found
-
-
-def shared_mask(branch_BT: Tensor, num_shared: int, dtype: torch.dtype) -> Tensor:
-    """Additive [B, 1, L, L]: causal, and between branches nothing. Padding sees only itself and the prefix."""
-    num_images, num_tokens = branch_BT.shape
-    shared_BS = branch_BT.new_full((num_images, num_shared), NO_BRANCH - 1)
-    branch_BL = torch.cat([shared_BS, branch_BT], dim=1)
-    same_BLL = branch_BL[:, :, None] == branch_BL[:, None, :]
-    same_BLL[:, :, :num_shared] = True
-    length = num_shared + num_tokens
-    causal_LL = torch.ones(length, length, dtype=torch.bool, device=branch_BT.device).tril()
-    blocked_BLL = ~(same_BLL & causal_LL)
-    mask = torch.zeros(blocked_BLL.shape, dtype=dtype, device=branch_BT.device)
-    return mask.masked_fill_(blocked_BLL, torch.finfo(dtype).min)[:, None]
-
-
-def positions(positions_BT: Tensor, num_shared: int) -> Tensor:
-    """[B, L]: lead and prefix counted from 0, each branch from the first position behind them."""
-    shared_BS = torch.arange(num_shared, device=positions_BT.device).expand(len(positions_BT), -1)
-    return torch.cat([shared_BS, positions_BT + num_shared], dim=1)
+def block_mask(batch: PackedBatch, dtype: torch.dtype) -> Tensor:
+    """Additive [R, 1, L, L]: causal within an image; between branches nothing; padding sees padding."""
+    image_RL, kind_RL = batch.image_RL, batch.kind_RL
+    same_image_RLL = image_RL[:, :, None] == image_RL[:, None, :]
+    same_kind_RLL = kind_RL[:, :, None] == kind_RL[:, None, :]
+    is_prefix_RLL = (kind_RL == PREFIX)[:, None, :] & ~batch.blind_RL[:, :, None]
+    allowed_RLL = same_image_RLL & (same_kind_RLL | (kind_RL == LEAD)[:, None, :] | is_prefix_RLL)
+    allowed_RLL = allowed_RLL.tril()
+    mask_RLL = torch.zeros(allowed_RLL.shape, dtype=dtype, device=image_RL.device)
+    return mask_RLL.masked_fill_(~allowed_RLL, torch.finfo(dtype).min)[:, None]

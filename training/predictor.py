@@ -37,7 +37,7 @@ class Predictor:
 
     def __init__(self, package: Package, tower: Tower, language: LanguageModel, model: PrefixModel) -> None:
         self.package, self.tower, self.language, self.model = package, tower, language, model
-        self._prompts = package.card.training.prompts
+        self._prompts = package.card.training.objectives.prompts
 
     @classmethod
     def load(
@@ -57,7 +57,7 @@ class Predictor:
 
         from data_prep.tower import Tower
         from training.language_model import load_language_model
-        from training.prefix_model import build_prefix_model
+        from training.prefix_model import build_prefix_model, load_trainable_state
 
         package = read_package(folder)
         card = package.card
@@ -68,8 +68,9 @@ class Predictor:
         # As in the evaluation: another dtype could give other texts.
         dtype = torch.bfloat16 if card.training.precision == "bf16" else torch.float32
         language = load_language_model(language_folder, dtype)
-        model = build_prefix_model(card.training, language, card.num_patches, card.vision_width)
-        model.load_trainable_state(load_file(package.trainables))
+        shape = (card.num_patches, card.vision_width)
+        model = build_prefix_model(card.training, language, shape, card.answer_space)
+        load_trainable_state(model, load_file(package.trainables))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         tower = Tower(tower_folder, card.features, tower_batch_size, device)
         return cls(package, tower, language, model.to(device).eval())

@@ -6,12 +6,12 @@ aliases are set to what the ledger says. Only the manifest, written after all of
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import log
+from infra.disk import scratch_folder
 from infra.digests import canonical_json, digest_bytes, digest_json
 from infra.errors import PlatformError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
@@ -123,8 +123,8 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
         "champion_metrics": dict(registration.champion.metrics) if registration.champion else None,
         "promotion": promotion.model_dump(mode="json"),
     }
-    with tempfile.TemporaryDirectory(prefix="frostline-register-") as name:
-        path = Path(name) / "comparison.json"
+    with scratch_folder("register") as folder:
+        path = folder / "comparison.json"
         path.write_bytes(canonical_json(comparison))
         part = attempt.add_part(path, "comparison", 0, name="register/comparison.json")
     return Draft(

@@ -7,11 +7,11 @@ the next `frostline run` finds it finished.
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from infra.digests import canonical_json, digest_bytes, digest_json
+from infra.disk import scratch_folder
 from infra.errors import FrostlineError, PlatformError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest
 from infra.store import Store
@@ -21,9 +21,10 @@ from training.config import TrainConfig
 from training.job import Tracking, TrainJob, checkpoint_prefix
 
 STEP = "train"
-VERSION = 1
+VERSION = 2
 UNDECISIVE = {"checkpoint_every_steps", "keep_checkpoints", "validate_every_steps", "validation_images"}
-"""Fields that change no weight: another value must not train again."""
+"""Fields that change no weight, unless the times of checkpoints or validations decide what is exported: another value
+must not train again."""
 CURVES = ("loss", "grad_norm", "learning_rate")
 """Exported, with each task's loss: what is a function of configuration and inputs. Speeds are facts."""
 
@@ -35,7 +36,7 @@ def train_request(
         step=STEP,
         version=VERSION,
         name=name,
-        config=config.model_dump(mode="json", exclude=UNDECISIVE),
+        config=config.model_dump(mode="json", exclude=set() if config.stopping.decides else UNDECISIVE),
         inputs={
             "dataset_digest": dataset.identity["dataset_digest"],
             "encoder_key": features.identity["encoder_key"],
@@ -100,21 +101,23 @@ def _export(checkpoint: Checkpoint, job: TrainJob, attempt: Attempt) -> Draft:
 
     curves = checkpoint.state["history"]["curves"]
     exported = {name: curve for name, curve in curves.items() if name in CURVES or name.startswith("loss_")}
-    trainables = save(dict(sorted(checkpoint.tensors["trainables"].items())))
+    tensors = dict(sorted(checkpoint.tensors["export"].items()))
+    trainables = save(tensors)
     facts = checkpoint.state["finished"]
-    with tempfile.TemporaryDirectory() as folder:
-        weights_path, history_path = Path(folder) / "trainables.safetensors", Path(folder) / "history.json"
-        weights_path.write_bytes(trainables)
-        history_path.write_bytes(canonical_json(exported))
-        parts = [
-            attempt.add_part(
-                weights_path, "trainables", len(checkpoint.tensors["trainables"]), name="trainables.safetensors"
-            ),
-            attempt.add_part(history_path, "history", len(exported.get("loss", [])), name="history.json"),
-        ]
+    files = {
+        "trainables.safetensors": ("trainables", len(tensors), trainables),
+        "history.json": ("history", len(exported.get("loss", [])), canonical_json(exported)),
+        **{f"peft/{name}": ("peft", 0, data) for name, data in peft_files(job, tensors).items()},
+    }
+    with scratch_folder(STEP) as folder:
+        parts = []
+        for name, (kind, num_rows, data) in files.items():
+            path = folder / name.replace("/", "-")
+            path.write_bytes(data)
+            parts.append(attempt.add_part(path, kind, num_rows, name=name))
     return Draft(
         parts=parts,
-        identity={"model_digest": _model_digest(job, attempt.request, digest_bytes(trainables))},
+        identity={"model_digest": _model_digest(checkpoint, job, attempt.request, digest_bytes(trainables))},
         counts={
             "rows_out": facts["num_train_examples"],
             "images": facts["num_train_images"],
@@ -140,7 +143,7 @@ def _facts(checkpoint: Checkpoint, job: TrainJob, curves: dict[str, list[list[fl
     }
 
 
-def _model_digest(job: TrainJob, request: OutputRequest, trainables_digest: str) -> str:
+def _model_digest(checkpoint: Checkpoint, job: TrainJob, request: OutputRequest, trainables_digest: str) -> str:
     """What the model computes: its trained bytes, the frozen models around them, and the text before the target."""
     return digest_json(
         {
@@ -148,7 +151,9 @@ def _model_digest(job: TrainJob, request: OutputRequest, trainables_digest: str)
             "encoder_key": request.inputs["encoder_key"],
             "language_model": request.inputs["language_model_digest"],
             "mapper": job.config.mapper.model_dump(mode="json"),
-            "prompts": job.config.prompts,
+            "regime": job.config.regime.model_dump(mode="json"),
+            "objectives": job.config.objectives.model_dump(mode="json"),
+            "answer_space": checkpoint.state["finished"]["answer_space"],
             "precision": job.config.precision,
         }
     )

@@ -21,12 +21,14 @@ def load_trained(
     from safetensors.torch import load_file
 
     from training.language_model import load_language_model
-    from training.prefix_model import build_prefix_model
+    from training.objectives.answer_space import AnswerSpace
+    from training.prefix_model import build_prefix_model, load_trainable_state
 
     config = TrainConfig.model_validate(train.facts["config"])
+    space = AnswerSpace.model_validate(train.facts["answer_space"])
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     language_model = load_language_model(language_model_folder, dtype)
-    model = build_prefix_model(config, language_model, features.num_patches, features.vision_width)
+    model = build_prefix_model(config, language_model, (features.num_patches, features.vision_width), space)
     (part,) = train.parts_of("trainables")
-    model.load_trainable_state(load_file(cache.path("train", part)))
+    load_trainable_state(model, load_file(cache.path("train", part)))
     return model.to(device).eval(), language_model

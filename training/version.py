@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from data_prep.dataset import images_by_id
 from data_prep.pins import pin
 from data_prep.pretrained import PretrainedRef
 from data_prep.tower import FeatureConfig
+from infra.disk import scratch_folder
 from infra.errors import IntegrityError
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
@@ -21,6 +21,7 @@ from infra.tracking import ModelVersion, Registry, open_run, write_pyfunc
 from infra.workspace import Workspace
 from training.config import TrainConfig
 from training.generation import GenerationConfig
+from training.objectives.answer_space import AnswerSpace
 from training.package import SCRIPT, ModelCard, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
 
@@ -61,8 +62,7 @@ def ensure_version(
         return found
     (trainables,) = parts.train.parts_of("trainables")
     (example, *_) = held_out(evaluation, parts.dataset, workspace.cache)
-    with tempfile.TemporaryDirectory(prefix="frostline-version-") as name:
-        folder = Path(name)
+    with scratch_folder("version") as folder:
         card = model_card(model_name, parts, evaluation, workspace.cache)
         package = write_package(folder / "package", card, workspace.cache.path("train", trainables))
         row = {"image": base64.b64encode(_grey_picture()).decode(), "prompt": example.prompt}
@@ -93,6 +93,7 @@ def model_card(model_name: str, parts: VersionParts, evaluation: Manifest, cache
         generation=GenerationConfig(max_new_tokens=evaluation.config["max_new_tokens"]),
         num_patches=parts.features.facts["num_patches"],
         vision_width=parts.features.facts["vision_width"],
+        answer_space=AnswerSpace.model_validate(parts.train.facts["answer_space"]),
         vision_tower=pin(parts.vision_tower, parts.base, cache),
         language_model=pin(parts.language_model, parts.base, cache),
     )
@@ -104,9 +105,9 @@ def check_answers(
     """Load the version as a user would and ask test examples. Raises IntegrityError unless most answers are the
     evaluation's: not all, because features of one image differ in low bits between batch sizes, and a tie can flip."""
     examples = held_out(evaluation, dataset, workspace.cache)
-    with tempfile.TemporaryDirectory(prefix="frostline-version-") as name:
+    with scratch_folder("version") as scratch:
         # Not from the cache: what counts is what the registry holds.
-        folder = fetch_package(registry, version, Path(name))
+        folder = fetch_package(registry, version, scratch)
         predictor = Predictor.load(folder, workspace.cache.folder, workspace.store)
         answers = predictor.answer(
             [example.image for example in examples],

@@ -1,11 +1,11 @@
 """The `base` step: the quickstart's own tower and language model, trained side by side and then frozen."""
 
 import io
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from infra.disk import scratch_folder
 from infra.digests import digest_json
 from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, upload_part
@@ -127,8 +127,7 @@ class BaseTrainer:
             save=lambda step, state: checkpoints.save(step, {"state": state}, {}),
             report=report,
         )
-        with tempfile.TemporaryDirectory(prefix="frostline-base-") as name:
-            folder = Path(name)
+        with scratch_folder("base") as folder:
             problem.export(module, folder)
             files = sorted(path for path in folder.iterdir() if path.is_file())
             parts = [upload_part(self.store, STEP, path, "file", 0, name=f"{unit}/{path.name}") for path in files]

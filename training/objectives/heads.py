@@ -1,0 +1,52 @@
+"""Heads on the language model's hidden states: classes and numbers. Computed in fp32.
+
+Shapes: M reads, D LM width, C labels, R numbers.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ClassifyHead(nn.Module):
+    """One score per label."""
+
+    def __init__(self, width: int, num_labels: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(width, num_labels)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden_MD: Tensor) -> Tensor:
+        """float32[M, C]."""
+        with torch.autocast(hidden_MD.device.type, enabled=False):
+            scores_MC: Tensor = self.output(hidden_MD.float())
+        return scores_MC
+
+    def losses(self, hidden_MD: Tensor, values_MR: Tensor, label_smoothing: float) -> Tensor:
+        """[M]: cross-entropy. `values_MR` holds the label's number, R = 1."""
+        return functional.cross_entropy(
+            self(hidden_MD), values_MR[:, 0].long(), reduction="none", label_smoothing=label_smoothing
+        )
+
+
+class RegressHead(nn.Module):
+    """R numbers, in units of their standard deviation over the train split."""
+
+    def __init__(self, width: int, num_numbers: int, loss: str) -> None:
+        super().__init__()
+        self.loss = loss
+        self.output = nn.Linear(width, num_numbers)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden_MD: Tensor) -> Tensor:
+        """float32[M, R]."""
+        with torch.autocast(hidden_MD.device.type, enabled=False):
+            numbers_MR: Tensor = self.output(hidden_MD.float())
+        return numbers_MR
+
+    def losses(self, hidden_MD: Tensor, values_MR: Tensor, label_smoothing: float) -> Tensor:
+        """[M]: mean over the numbers of squared error or of Huber's loss. Smoothing does not apply."""
+        measure = functional.mse_loss if self.loss == "mse" else functional.huber_loss
+        return measure(self(hidden_MD), values_MR, reduction="none").mean(dim=1)
