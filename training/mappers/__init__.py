@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from training.mappers.config import MapperConfig, MlpConfig, TransformerConfig
+from training.mappers.config import LinearConfig, MapperConfig, MlpConfig, ResamplerConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,12 +23,21 @@ class MapperShape:
 
 
 def build_mapper(config: MapperConfig, shape: MapperShape) -> nn.Module:
-    """A module float32[B, P, V] -> float32[B, K, D], initialised from torch's generator."""
+    """A module float32[B, P, V] -> float32[B, K, D], initialised from torch's generator.
+
+    Raises ConfigError where the mapper cannot stand between these two models."""
+    if isinstance(config, LinearConfig):
+        from training.mappers.linear import LinearMapper
+
+        return LinearMapper(config, shape)
     if isinstance(config, MlpConfig):
         from training.mappers.mlp import MlpMapper
 
         return MlpMapper(config, shape)
-    assert isinstance(config, TransformerConfig)
+    if isinstance(config, ResamplerConfig):
+        from training.mappers.resampler import ResamplerMapper
+
+        return ResamplerMapper(config, shape)
     from training.mappers.transformer import TransformerMapper
 
     return TransformerMapper(config, shape)

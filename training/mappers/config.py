@@ -14,6 +14,15 @@ class _MapperConfig(BaseModel):
     """For small datasets. The draws are a function of seed, global step and rank."""
 
 
+class LinearConfig(_MapperConfig):
+    """One matrix. What a bigger mapper has to beat."""
+
+    kind: Literal["linear"]
+    pooling: Literal["mean", "patches"] = "mean"
+    """`mean`: K vectors from the mean of the patches. `patches`: one vector from each patch (LLaVA 1), so that
+    prefix_tokens has to be the tower's number of patches."""
+
+
 class MlpConfig(_MapperConfig):
     """ClipCap's multilayer perceptron: all K vectors from one vector."""
 
@@ -24,21 +33,31 @@ class MlpConfig(_MapperConfig):
     """How P patches become one vector. `flatten` keeps places, and costs P * V * width parameters."""
 
 
-class TransformerConfig(_MapperConfig):
-    """ClipCap's transformer: K learned constants attend to the patches."""
-
-    kind: Literal["transformer"]
+class _AttendingConfig(_MapperConfig):
     width: int = Field(gt=0)
     num_layers: int = Field(gt=0)
     num_heads: int = Field(gt=0)
     mlp_ratio: float = Field(default=2.0, gt=0)
-    """Hidden width of the blocks' perceptrons, in units of width. ClipCap takes 2."""
+    """Hidden width of the blocks' perceptrons, in units of width. ClipCap takes 2, Flamingo 4."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "TransformerConfig":
+    def _heads_divide_width(self) -> "_AttendingConfig":
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}; change one of them")
         return self
 
 
-MapperConfig = MlpConfig | TransformerConfig
+class TransformerConfig(_AttendingConfig):
+    """ClipCap's transformer: K learned constants and the patches attend to each other."""
+
+    kind: Literal["transformer"]
+
+
+class ResamplerConfig(_AttendingConfig):
+    """Flamingo's Perceiver resampler: K learned latents read the patches, which stay as they are. Cheaper than the
+    transformer where patches are many."""
+
+    kind: Literal["resampler"]
+
+
+MapperConfig = LinearConfig | MlpConfig | TransformerConfig | ResamplerConfig

@@ -1,0 +1,30 @@
+"""The decoder layers of a language model, whatever its family."""
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from infra.errors import ConfigError
+
+
+def decoder_layers(language_model: nn.Module) -> list[nn.Module]:
+    """In order. Raises ConfigError where `transformers` marks none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in language_model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(
+            f"{type(language_model).__name__} has no decoder layers that transformers marks as such; expected some, "
+            "since adapters and gradient checkpointing work on them. Use another regime without gradient checkpointing."
+        )
+    return layers
+
+
+def checkpoint_layers(language_model: nn.Module) -> None:
+    """Gradient checkpointing: layers keep their input alone and are computed again in the backward pass.
+
+    The same loss and gradients to the bit. Not by transformers' own switch: it works in train mode only, which would
+    turn on the dropout of a frozen function, and this needs neither a mode nor inputs with gradients."""
+    for layer in decoder_layers(language_model):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
