@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,14 @@ class LanguageModel:
 
     @property
     def embedding_scale(self) -> float:
-        return float(self.model.get_input_embeddings().weight.float().std())
+        return float(self.model.get_input_embeddings().weight.detach().float().std())
+
+    @cached_property
+    def shares_prefix(self) -> bool:
+        """Whether several texts can stand behind one copy of a prefix. Asked of the model once."""
+        from training.compatibility import allows_sharing
+
+        return allows_sharing(self.model)
 
     def encode(self, texts: list[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, without special tokens."""

@@ -19,6 +19,7 @@ from infra.workspace import Workspace
 from training.checkpoints import Checkpoint, CheckpointFolder
 from training.config import TrainConfig
 from training.job import Tracking, TrainJob, checkpoint_prefix
+from training.regimes.config import LoraRegime, PromptRegime
 
 STEP = "train"
 VERSION = 2
@@ -107,7 +108,7 @@ def _export(checkpoint: Checkpoint, job: TrainJob, attempt: Attempt) -> Draft:
     files = {
         "trainables.safetensors": ("trainables", len(tensors), trainables),
         "history.json": ("history", len(exported.get("loss", [])), canonical_json(exported)),
-        **{f"peft/{name}": ("peft", 0, data) for name, data in peft_files(job, tensors).items()},
+        **{f"peft/{name}": ("peft", 0, data) for name, data in _peft_files(job, tensors).items()},
     }
     with scratch_folder(STEP) as folder:
         parts = []
@@ -126,6 +127,16 @@ def _export(checkpoint: Checkpoint, job: TrainJob, attempt: Attempt) -> Draft:
         },
         facts=_facts(checkpoint, job, curves),
     )
+
+
+def _peft_files(job: TrainJob, trained: dict[str, Any]) -> dict[str, bytes]:
+    """The folder of a PEFT adapter, where the regime is one of PEFT's."""
+    from training.regimes.peft_export import peft_files
+
+    regime = job.config.regime
+    if not isinstance(regime, LoraRegime | PromptRegime):
+        return {}
+    return peft_files(regime, trained, job.language_model_dir.name)
 
 
 def _facts(checkpoint: Checkpoint, job: TrainJob, curves: dict[str, list[list[float]]]) -> dict[str, Any]:
