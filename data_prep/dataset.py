@@ -46,7 +46,11 @@ def read_examples(dataset: Manifest, cache: PartCache, splits: Sequence[str]) ->
         for position, row in enumerate(table.to_pylist()):
             if position in skipped or row["split"] not in splits or row["image_id"] in excluded:
                 continue
-            row |= {"targets": tuple(row["targets"]), "numbers": tuple(row["numbers"] or ()), "label": row["label"] or ""}
+            row |= {
+                "targets": tuple(row["targets"]),
+                "numbers": tuple(row["numbers"] or ()),
+                "label": row["label"] or "",
+            }
             row["attributes"] = dict(row["attributes"] or [])
             found.append(Example(**row))
     return sorted(found, key=lambda example: example.example_id)

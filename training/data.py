@@ -124,14 +124,16 @@ def shared_out(batch: Sequence[PackedImage], ranks: Ranks, layout: Layout) -> li
     """This rank's micro batches: every num_ranks-th image by length, so that ranks get equal work, cut into
     neighbours of similar length, so that little is padded. Every rank gets as many."""
     by_length = sorted(batch, key=lambda image: (-image.num_inputs, image.image_id))
-    cuts = [_cut(by_length[rank :: ranks.num_ranks], ranks.micro_batch_tokens, layout) for rank in range(ranks.num_ranks)]
+    cuts = [
+        _cut(by_length[rank :: ranks.num_ranks], ranks.micro_batch_tokens, layout) for rank in range(ranks.num_ranks)
+    ]
     own = cuts[ranks.rank]
     missing = max(len(cut) for cut in cuts) - len(own)
     return own + [[_weightless(by_length[-1])] for _ in range(missing)]
 
 
 def _cut(images: Sequence[PackedImage], max_tokens: int | None, layout: Layout) -> list[list[PackedImage]]:
-    """Images, longest first, in micro batches whose rows take at most `max_tokens` positions, or that hold one image."""
+    """Images, longest first, in micro batches of at most `max_tokens` positions, or of one image."""
     if max_tokens is None:
         return [list(images)] if images else []
     cut: list[list[PackedImage]] = []

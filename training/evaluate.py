@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.dataset import Example, read_examples
-from infra.disk import scratch_folder
 from infra.digests import digest_json
+from infra.disk import scratch_folder
 from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest
 from infra.ray import run_units
@@ -59,7 +59,8 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     if not questions:
         raise DataError(
             f"the test split has {len(examples)} examples and none of a task that was trained; expected "
-            f"{', '.join(sorted(train_config.objectives.prompts))}. Add such examples to the test split, or a prompt for its task."
+            f"{', '.join(sorted(train_config.objectives.prompts))}. Add such examples to the test split, or an "
+            "objective for their task."
         )
     answers = _answer(questions, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}

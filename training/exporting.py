@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 def exported(
     config: StoppingConfig, best_step: int | None, checkpoints: CheckpointFolder, last: tuple[int, dict[str, Tensor]]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """(parameters, messages), given the last step and its parameters. What cannot be read is left out with a message."""
+    """(parameters, messages), given the last step and its parameters. What cannot be read is left out, and told."""
     last_step, parameters = last
     if config.export == "last" or (config.export == "best" and best_step in (None, last_step)):
         return parameters, []
     if config.export == "best":
         assert best_step is not None
         read, messages = _read(checkpoints, [best_step], parameters)
-        return (read[0], [f"exported global step {best_step}, the best by {config.metric}"]) if read else (
-            parameters,
-            [*messages, "exported the last global step instead of the best"],
+        return (
+            (read[0], [f"exported global step {best_step}, the best by {config.metric}"])
+            if read
+            else (
+                parameters,
+                [*messages, "exported the last global step instead of the best"],
+            )
         )
     steps = [step for step in checkpoints.steps() if step < last_step][-(config.average_checkpoints - 1) :]
     read, messages = _read(checkpoints, steps, parameters)

@@ -1,7 +1,7 @@
 """Greedy answers of a prefix model, shared by evaluation and serving.
 
-A row is [pad][shared][prompt], where the soft prompt, the lead and the prefix are shared: padding on the left, hidden by the mask and not counted by the positions, so
-that the text does not depend on which prompts share a batch.
+A row is [pad][shared][prompt], where soft prompt, lead and prefix are what is shared: padding on the left, hidden by
+the mask and not counted by the positions, so that the text does not depend on which prompts share a batch.
 
 Shapes: B rows, P patches, V vision width, S shared positions, D LM width, T tokens of the longest row, W vocabulary.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -18,24 +18,20 @@ from training.job import Link, TrainJob
 from training.memory_use import peak_memory_bytes
 from training.objectives import objectives_of
 from training.phase import Position, TrainedPhase, check_frozen, enter
+from training.recording import Recorder
 from training.schedule import learning_rate_factor, phases_of
 from training.setup import Prepared, prepare
 from training.stopping import Best
 from training.stopwatch import Stopwatch
 from training.zero import sweep_dead_buffers
 
-if TYPE_CHECKING:
-    from infra.tracking import TrainingRun
-
-LOG_SECONDS = 15.0
-"""Between two visits to the tracking server."""
-
 
 def run_rank(job: TrainJob, link: Link) -> None:
     """Train to the end, from the newest checkpoint that verifies. Needs an initialised process group.
 
     Leaves a checkpoint of the last step whose state has `finished`. Raises Interrupted after a checkpoint when `link`
-    says stop; DataError with example ids when losses stay not finite; IntegrityError when a frozen parameter changed."""
+    says stop; DataError with example ids when losses stay not finite; IntegrityError
+    when a frozen parameter changed."""
     torch.set_num_threads(job.resources.threads_per_rank)
     sweep_dead_buffers()
     prepared = prepare(job, distributed.get_rank(), distributed.get_world_size())
@@ -61,7 +57,7 @@ class TrainLoop:
         self.num_steps = prepared.order.num_steps
         self.phases = phases_of(job.config, self.num_steps)
         self.writer = CheckpointWriter(prepared.checkpoints)
-        self.history = History.for_steps(self.num_steps)
+        self.recorder = Recorder(job, link, self.num_steps, self.rank)
         self.step = 0
         """Global steps done."""
         self.best = Best()
@@ -73,11 +69,9 @@ class TrainLoop:
         self.seconds = 0.0
         self.phase = self._resume()
         self.watch = Stopwatch(self.phase.engine.device)
-        self.tracker = _open_tracker(job) if self.rank == 0 else None
-        self.logged_step, self.logged_at = 0, time.monotonic()
 
     def run(self) -> None:
-        self.link.report(self.step, self.num_steps, "")
+        self.recorder.begin(self.step)
         started, spent = time.perf_counter(), self.seconds
         ended = False
         while self.step < self.num_steps and not ended:
@@ -94,7 +88,7 @@ class TrainLoop:
                 last = ended or self.step == self.num_steps
                 if not last and (stop or self.step % self.config.checkpoint_every_steps == 0):
                     self._save({})
-                self._record(batch, values)
+                self.recorder.step(self.step, batch, values, self.watch.seconds())
                 if stop and not last:
                     self.writer.wait()
                     raise Interrupted(
@@ -107,8 +101,7 @@ class TrainLoop:
 
     def close(self, status: str) -> None:
         self.writer.close()
-        if self.tracker is not None:
-            self.tracker.finish(status)
+        self.recorder.close(status)
 
     def _batch(self, step: int) -> GlobalBatch:
         return self.prepared.batcher.global_batch(self.prepared.order.batch(step))
@@ -156,36 +149,13 @@ class TrainLoop:
         by_objective = {f"{prefix}loss_{name}": mean for name, mean in means.items()}
         return {f"{prefix}loss": sum(weights[name] * mean for name, mean in means.items()), **by_objective}
 
-    def _record(self, batch: GlobalBatch, values: dict[str, float]) -> None:
-        seconds = self.watch.seconds()
-        whole = sum(seconds.values())
-        if self.rank:
-            return
-        speeds = {
-            "target_tokens_per_second": batch.num_targets / whole,
-            "images_per_second": batch.num_images / whole,
-            "seconds_per_step": whole,
-            **{f"{name}_seconds": value for name, value in seconds.items()},
-        }
-        self.history.add_step(self.step, {**values, **speeds})
-        told = f"loss {values['loss']:.3f}, " if values else "left out, "
-        self.link.report(self.step, self.num_steps, f"{told}{batch.num_targets / whole:,.0f} target tokens/s")
-        if time.monotonic() - self.logged_at > LOG_SECONDS:
-            self._log()
-
-    def _log(self) -> None:
-        if self.tracker is not None:
-            self.tracker.log_points(self.history.points_after(self.logged_step))
-        self.logged_step, self.logged_at = self.step, time.monotonic()
-
     def _validate(self) -> bool:
         """Whether training ends here. A new best is kept as a checkpoint where it may be exported."""
         last = self.step == self.num_steps
         if not self.prepared.validation or not (self.step % self.config.validate_every_steps == 0 or last):
             return False
         values = self._validation_losses()
-        for name, value in values.items():
-            self.history.add_point(name, self.step, value)
+        self.recorder.validation(self.step, values)
         is_best = self.best.see(self.config.stopping, self.step, values)
         self.watch.mark("validation")
         if is_best and self.config.stopping.export == "best" and not last:
@@ -240,7 +210,7 @@ class TrainLoop:
         checkpoint = checkpoint or self.prepared.checkpoints.load(chosen[0])
         state = checkpoint.state
         self.step = checkpoint.step
-        self.history = History.from_state(state["history"])
+        self.recorder.history = History.from_state(state["history"])
         self.best = Best.from_state(state["best"])
         self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
         self.resumed_from = [*state["resumed_from"], checkpoint.step]
@@ -261,8 +231,12 @@ class TrainLoop:
                 "global_step": self.step,
                 "epoch": self.step // self.prepared.order.steps_per_epoch,
                 # Draws are reseeded at each global step from (seed, step, rank): there is no other generator state.
-                "rng": {"seed": self.config.seed, "step": self.step, "num_ranks": self.prepared.batcher.ranks.num_ranks},
-                "history": self.history.state(),
+                "rng": {
+                    "seed": self.config.seed,
+                    "step": self.step,
+                    "num_ranks": self.prepared.batcher.ranks.num_ranks,
+                },
+                "history": self.recorder.history.state(),
                 "best": self.best.state(),
                 "num_updates": self.num_updates,
                 "num_skipped_in_a_row": self.num_skipped_in_a_row,
@@ -287,26 +261,16 @@ class TrainLoop:
         export: dict[str, Tensor] = {}
         if self.rank == 0:
             self.writer.wait()
-            export, told = exported(self.config.stopping, self.best.step, self.prepared.checkpoints, (self.step, trainables))
+            export, told = exported(
+                self.config.stopping, self.best.step, self.prepared.checkpoints, (self.step, trainables)
+            )
             self.messages += told
         facts = {**self.prepared.facts, **self.phase.facts, "peak_memory_bytes_by_rank": memory}
         facts["answer_space"] = self.prepared.space.model_dump(mode="json")
         self._save(facts, export)
         self.writer.wait()
-        if self.rank == 0:
-            self._log()
+        self.recorder.log(self.step)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
     return int(digest_json([seed, step, rank])[:15], 16)
-
-
-def _open_tracker(job: TrainJob) -> TrainingRun | None:
-    if job.tracking is None:
-        return None
-    from infra.tracking import open_run
-
-    run = open_run(job.tracking.uri, job.tracking.experiment, job.fingerprint, job.tracking.tags)
-    sections = {"training": job.config.model_dump(mode="json"), "resources": job.resources.model_dump(mode="json")}
-    run.log_params({f"{name}.{key}": value for name, fields in sections.items() for key, value in fields.items()})
-    return run

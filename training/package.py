@@ -112,7 +112,8 @@ def _readme(card: ModelCard) -> str:
     return f"""# {card.model_name}
 
 Model `{card.model_digest[:12]}`: a trained mapper ({card.training.mapper.kind}, {card.training.mapper.prefix_tokens}
-prefix tokens; regime {card.training.regime.kind}) between two frozen models that are not in this folder and are checked by digest when it is loaded:
+prefix tokens; regime {card.training.regime.kind}) between two pretrained models that are not in this folder and are
+checked by digest when it is loaded:
 
 - vision tower: {told(card.vision_tower)}
 - language model: {told(card.language_model)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+T = TypeVar("T", "HeadReads", "PackedBatch")
 PAD, LEAD, PREFIX, FIRST_BRANCH = -1, 0, 1, 2
 """Kinds of a position within its image; branches count on from the last."""
 
@@ -153,7 +154,7 @@ class PackedBatch:
         return _moved(self, device)
 
 
-def _moved(of: Any, device: torch.device) -> Any:
+def _moved(of: T, device: torch.device) -> T:
     def move(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: inner.to(device) for key, inner in value.items()}
@@ -204,9 +205,7 @@ def pack(
 class _Filler:
     """Arrays of one micro batch while images are put into them."""
 
-    def __init__(
-        self, shape: tuple[int, int], num_images: int, layout: Layout, objectives: BatchObjectives
-    ) -> None:
+    def __init__(self, shape: tuple[int, int], num_images: int, layout: Layout, objectives: BatchObjectives) -> None:
         import numpy as np
 
         self.layout, self.objectives = layout, objectives

@@ -42,4 +42,5 @@ def adversarial_patches(loss: Callable[[Tensor], Tensor], patches_BPV: Tensor, c
 
 def _norms(values_BPV: Tensor) -> Tensor:
     """[B, 1, 1], never 0."""
-    return values_BPV.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+    norms_B: Tensor = torch.linalg.vector_norm(values_BPV.flatten(1), dim=1)
+    return norms_B.clamp(min=1e-12)[:, None, None]

@@ -75,7 +75,9 @@ class PrefixModel(nn.Module):
                 return losses
             total = losses.total
             if regularisers.consistency:
-                other_BPV = noisy(patches_BPV, regularisers.consistency.noise) if batch.view_BPV is None else batch.view_BPV
+                other_BPV = (
+                    noisy(patches_BPV, regularisers.consistency.noise) if batch.view_BPV is None else batch.view_BPV
+                )
                 other = self.read(batch, other_BPV)
                 total = total + regularisers.consistency.weight * self._distance(batch, reads, other)
             if regularisers.adversarial:

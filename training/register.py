@@ -7,12 +7,11 @@ aliases are set to what the ledger says. Only the manifest, written after all of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import log
-from infra.disk import scratch_folder
 from infra.digests import canonical_json, digest_bytes, digest_json
+from infra.disk import scratch_folder
 from infra.errors import PlatformError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
 from infra.store import Store

@@ -37,4 +37,3 @@ class RegularisersConfig(BaseModel):
     """Share of an image's patches that are left out (set to 0) in a global step."""
     feature_noise: float = Field(default=0.0, ge=0)
     """Normal noise on features, in units of their root mean square."""
-

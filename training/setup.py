@@ -42,7 +42,9 @@ class Prepared:
 
     def build_model(self) -> PrefixModel:
         """Fresh, with everything of the regime marked as trained."""
-        return build_prefix_model(self.job.config, language_model_of(self.job), _shape(self.batcher.features), self.space)
+        return build_prefix_model(
+            self.job.config, language_model_of(self.job), _shape(self.batcher.features), self.space
+        )
 
 
 def language_model_of(job: TrainJob) -> LanguageModel:

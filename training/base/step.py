@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.disk import scratch_folder
 from infra.digests import digest_json
+from infra.disk import scratch_folder
 from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache

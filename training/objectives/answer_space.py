@@ -22,7 +22,7 @@ class AnswerSpace(BaseModel):
 
 
 def answer_space_of(examples: Sequence[Example], objectives: ObjectivesConfig) -> AnswerSpace:
-    """Raises DataError where there are fewer than two labels, or where examples differ in how many numbers they have."""
+    """Raises DataError where there are fewer than two labels, or where examples differ in their count of numbers."""
     labels: tuple[str, ...] = ()
     means: tuple[float, ...] = ()
     deviations: tuple[float, ...] = ()

@@ -72,6 +72,8 @@ class ObjectivesConfig(BaseModel):
     @property
     def prompts(self) -> dict[str, str]:
         """Text before what is generated, by task: the tasks that this model can be asked for text."""
-        asked = {"caption": self.caption, "vqa": self.vqa}
-        asked |= {"classify": self.classify} if self.classify and self.classify.by == "text" else {}
-        return {task: config.prompt for task, config in asked.items() if config is not None}
+        asked = [("caption", self.caption), ("vqa", self.vqa)]
+        found = {task: config.prompt for task, config in asked if config is not None}
+        if self.classify is not None and self.classify.by == "text":
+            found["classify"] = self.classify.prompt
+        return found

@@ -46,7 +46,7 @@ class RegressHead(nn.Module):
             numbers_MR: Tensor = self.output(hidden_MD.float())
         return numbers_MR
 
-    def losses(self, hidden_MD: Tensor, values_MR: Tensor, label_smoothing: float) -> Tensor:
+    def losses(self, hidden_MD: Tensor, values_MR: Tensor, _: float) -> Tensor:
         """[M]: mean over the numbers of squared error or of Huber's loss. Smoothing does not apply."""
         measure = functional.mse_loss if self.loss == "mse" else functional.huber_loss
         return measure(self(hidden_MD), values_MR, reduction="none").mean(dim=1)

@@ -105,9 +105,7 @@ def test_images_that_share_a_row_have_the_losses_of_rows_of_their_own(family: st
     together.total.backward()
     found = _gradients(model.mapper)
     model.zero_grad()
-    apart_each = [
-        model(pack([image], patches_BPV[n : n + 1], layout, HEADLESS)) for n, image in enumerate(images)
-    ]
+    apart_each = [model(pack([image], patches_BPV[n : n + 1], layout, HEADLESS)) for n, image in enumerate(images)]
     expected = torch.stack([losses.total for losses in apart_each]).sum()
     expected.backward()
     weights = float(together.weight_O.sum())
@@ -138,7 +136,7 @@ def test_logits_at_targets_are_those_of_the_full_forward(family: str) -> None:
 def test_a_language_model_that_cannot_share_gets_a_prefix_for_each_target_and_the_same_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, language = prefix_model("gpt2", MAPPERS[2])
+    model, _ = prefix_model("gpt2", MAPPERS[2])
     images, patches_BPV = ragged_images(4)
     expected = model.eval()(pack(images, patches_BPV, Layout(0, 4), HEADLESS)).total
     model.shares_prefix = False
