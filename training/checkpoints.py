@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,16 @@ class CheckpointFolder:
     def __init__(self, store: Store, prefix: str, keep: int) -> None:
         self.store, self.prefix, self.keep = store, prefix.rstrip("/"), keep
 
-    def save(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Write and commit. Does nothing where this step's checkpoint is there and verifies; replaces a damaged one."""
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, dict[str, Tensor]],
+        state: Mapping[str, Any],
+        protected: Collection[int] = (),
+    ) -> None:
+        """Write and commit. Does nothing where this step's checkpoint is there and verifies; replaces a damaged one.
+
+        Older ones than the newest `keep` go, but for the steps in `protected`."""
         from safetensors.torch import save
 
         if self.store.exists(self._key(step, MANIFEST)):
@@ -56,7 +64,8 @@ class CheckpointFolder:
             self.store.write(self._key(step, name), data)
         manifest = {"step": step, "files": {name: digest_bytes(data) for name, data in files.items()}}
         self.store.create(self._key(step, MANIFEST), canonical_json(manifest))
-        self._forget_old()
+        for old in set(self.steps()[: -self.keep]) - set(protected):
+            self.delete(old)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that verifies, and a sentence for each newer one that does not."""
@@ -111,10 +120,6 @@ class CheckpointFolder:
                 f"{self.store.uri}/{key}: not a checkpoint's manifest; expected the digests of step {step}'s files. "
                 "An older checkpoint is used where there is one."
             ) from error
-
-    def _forget_old(self) -> None:
-        for step in self.steps()[: -self.keep]:
-            self.delete(step)
 
     def _key(self, step: int, name: str) -> str:
         return f"{self.prefix}/{step:08d}/{name}"

@@ -83,12 +83,13 @@ class TrainLoop:
                 self.watch.mark("data")
                 values, stop = self._train_step(batch)
                 self.step += 1
+                # Before the checkpoint, which carries the curves; its own seconds count for the next step.
+                self.recorder.step(self.step, batch, values, self.watch.seconds())
                 ended = self._validate()
                 self.seconds = spent + time.perf_counter() - started
                 last = ended or self.step == self.num_steps
                 if not last and (stop or self.step % self.config.checkpoint_every_steps == 0):
                     self._save({})
-                self.recorder.step(self.step, batch, values, self.watch.seconds())
                 if stop and not last:
                     self.writer.wait()
                     raise Interrupted(
@@ -119,8 +120,6 @@ class TrainLoop:
             engine.backward(losses.total, boundary)
             totals[:num_objectives] += losses.sum_O
             finite.append(losses.total.detach().isfinite())
-            if not boundary:
-                engine.step(0.0, boundary)
             self.watch.mark("backward")
         totals[-2] = (~torch.stack(finite)).sum()
         totals[-1] = self.link.stopping()
@@ -133,7 +132,7 @@ class TrainLoop:
             return {}, found[-1] > 0
         self.num_skipped_in_a_row = 0
         self.num_updates += 1
-        norm = engine.step(factor, boundary=True)
+        norm = engine.step(factor)
         self.watch.mark("optimizer")
         rate = self.config.learning_rate * factor
         return {**self._losses(found, batch.weight_O), "grad_norm": norm, "learning_rate": rate}, found[-1] > 0

@@ -13,23 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from infra.settings import TrainResources
 from training.config import TrainConfig
-from training.packing import PackedBatch
-from training.prefix_model import PrefixModel
+from training.losses import Losses
+from training.parameter_groups import parameter_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def deepspeed_config(config: TrainConfig, zero_stage: int, micro_batch_images: int, num_micro: int) -> dict[str, Any]:
-    """DeepSpeed's dictionary for this training."""
+def deepspeed_config(config: TrainConfig, resources: TrainResources) -> dict[str, Any]:
+    """DeepSpeed's dictionary for this training. Micro batches differ in number, so the engine is told the boundary."""
+    zero: dict[str, Any] = {"stage": resources.zero_stage, "overlap_comm": False}
+    if resources.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": resources.gpus_per_rank > 0}
+    if resources.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": resources.gpus_per_rank > 0}
     return {
-        "train_micro_batch_size_per_gpu": micro_batch_images,
-        "gradient_accumulation_steps": num_micro,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
         # Stage 0 clips in `step`, where the norm can be read; the engine would keep it to itself.
-        "gradient_clipping": config.clip_norm if zero_stage else 0.0,
-        "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
+        "gradient_clipping": config.clip_norm if resources.zero_stage else 0.0,
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
@@ -54,62 +60,69 @@ def sweep_dead_buffers(folder: Path = Path("/dev/shm")) -> list[str]:
 
 
 class ZeroEngine:
-    """A prefix model under DeepSpeed, on this rank of an initialised process group."""
+    """A model of the loop under DeepSpeed, on this rank of an initialised process group."""
 
-    def __init__(self, model: PrefixModel, config: TrainConfig, zero_stage: int, ranks: tuple[int, int]) -> None:
-        """`ranks` is (micro batch in images, number of micro batches per global step)."""
+    def __init__(self, model: nn.Module, config: TrainConfig, resources: TrainResources) -> None:
         deepspeed = _import_deepspeed()
-        self.stage, self.clip_norm = zero_stage, config.clip_norm
-        self.num_micro = ranks[1]
+        self.stage, self.clip_norm = resources.zero_stage, config.clip_norm
         self._linked = False
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        groups = [
-            {"params": [p for p in self.trained.values() if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in self.trained.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
-        )
+        groups = parameter_groups(model, config)
+        self._peaks = [float(group["lr"]) for group in groups]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
         self.engine: Any = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(config, zero_stage, *ranks),
+            config=deepspeed_config(config, resources),
             dist_init_required=False,
         )[0]
         self.device = torch.device(self.engine.device)
 
     @property
-    def model(self) -> PrefixModel:
-        model: PrefixModel = self.engine.module
+    def model(self) -> nn.Module:
+        model: nn.Module = self.engine.module
         return model
 
-    def __call__(self, *inputs: Any) -> Any:
-        return self.engine(*inputs)
+    def __call__(self, batch: Any) -> Losses:
+        losses: Losses = self.engine(batch)
+        return losses
 
-    def backward(self, loss: Tensor) -> None:
-        """`loss` is this rank's part of the global loss: parts are summed over ranks and micro batches."""
-        self.engine.backward(loss * torch.distributed.get_world_size(), scale_wrt_gas=False)
+    def backward(self, total: Tensor, boundary: bool) -> None:
+        """`total` is this rank's part of the global loss: parts are summed over ranks and micro batches. `boundary`
+        says that it is the last of a global step; then `step` or `skip` follows."""
+        self.engine.set_gradient_accumulation_boundary(boundary)
+        # DeepSpeed takes the mean over ranks.
+        self.engine.backward(total * torch.distributed.get_world_size(), scale_wrt_gas=False)
 
-    def step(self, learning_rate: float, boundary: bool = True) -> float:
-        """Call once per micro batch; at the boundary update, and return the gradient's norm before clipping."""
-        if not boundary:
-            self.engine.step()
-            return 0.0
+    def step(self, factor: float) -> float:
+        """Update with `factor` times the peak learning rates; the gradient's norm before clipping."""
+        for group, peak in zip(self.engine.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
         norm: Any = None
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
         if self.stage == 0:
             norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.clip_norm)
         self.engine.step()
         return float(norm if self.stage == 0 else self.engine.get_global_grad_norm())
 
-    def whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
-        """A context in which the parameter is not partitioned. Every rank has to enter it."""
+    def skip(self) -> None:
+        """Forget this global step's gradients, as DeepSpeed does where fp16 overflows. Nothing else changes."""
+        optimizer = self.engine.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        if self.stage in (1, 2):
+            optimizer.micro_step_id = -1
+            for group in optimizer.averaged_gradients:
+                optimizer.averaged_gradients[group] = None
+                optimizer.all_grad_tensors[group] = None
+        elif self.stage == 3:
+            optimizer.averaged_gradients = {}
+
+    def whole(self, *parameters: Tensor) -> AbstractContextManager[Any]:
+        """A context in which the parameters are not partitioned. Every rank has to enter it."""
         import contextlib
 
         if self.stage < 3:
             return contextlib.nullcontext()
-        context: AbstractContextManager[Any] = _import_deepspeed().zero.GatheredParameters([parameter])
+        context: AbstractContextManager[Any] = _import_deepspeed().zero.GatheredParameters(list(parameters))
         return context
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -119,15 +132,11 @@ class ZeroEngine:
         moments = {f"{name}.{key}": _cpu(self._full(p, key)) for name, p in self.trained.items() for key in MOMENTS}
         return parameters, moments
 
-    def restore(
-        self, parameters: dict[str, Tensor], moments: dict[str, Tensor], num_updates: int, batch: PackedBatch
-    ) -> None:
-        """Continue from a captured state, whatever stage and number of ranks it was captured under.
-
-        `batch` is any micro batch; nothing is learnt from it."""
+    def restore(self, parameters: dict[str, Tensor], moments: dict[str, Tensor], num_updates: int) -> None:
+        """Continue from a captured state, whatever stage and number of ranks it was captured under."""
         if set(parameters) != set(self.trained):
             raise ValueError(f"trained parameters differ by name: {sorted(set(parameters) ^ set(self.trained))}")
-        self._make_lazy_state(batch)
+        self._make_lazy_state()
         self._link_moments()
         for name, parameter in self.trained.items():
             self._set(parameter, parameters[name].to(self.device))
@@ -137,11 +146,12 @@ class ZeroEngine:
             if "step" in state:
                 state["step"] = torch.full_like(torch.as_tensor(state["step"]), num_updates)
 
-    def _make_lazy_state(self, batch: PackedBatch) -> None:
+    def _make_lazy_state(self) -> None:
         """One update with gradient zero and learning rate 0: DeepSpeed makes and links the moments only then."""
-        for number in range(self.num_micro):
-            self.backward(self.engine(batch).weighted_sum * 0.0)
-            self.step(0.0, boundary=number == self.num_micro - 1)
+        with self.whole(*self.trained.values()):
+            zero = torch.stack([parameter.sum() * 0.0 for parameter in self.trained.values()]).sum()
+            self.backward(zero, boundary=True)
+        self.step(0.0)
 
     def _link_moments(self) -> None:
         """Stages 1 and 2 link all groups' moments after the first group's first update, when the others have none."""

@@ -24,11 +24,11 @@ class Pairs(NamedTuple):
 
     image_of_text_X: Tensor
     """int64: row of the text's image."""
+    text_id_X: Tensor
+    """int64: texts that read the same have the same number, on all ranks. They are positives of each other's images:
+    the captions of many photos are equal, and so are the prompts of one class."""
     weight_X: Tensor
     """float32: 0 is padding. An image whose texts all weigh 0 is padding too."""
-    text_id_X: Tensor | None = None
-    """int64: texts that read the same have the same number, on all ranks. They are positives of each other's images:
-    the captions of many photos are equal, and so are the prompts of one class. None: all texts differ."""
 
 
 class ContrastLoss(nn.Module):
@@ -50,13 +50,13 @@ class ContrastLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor([bias])) if kind == "siglip" else None
 
     def forward(self, image_IE: Tensor, text_XE: Tensor, pairs: Pairs) -> Tensor:
-        """[X]: weight_x loss_x, from vectors of length 1. The sum over the texts of all ranks is what one rank computes
-        of the whole batch, and so are the gradients. Every rank has to call it, and to go backward where another does.
-        """
+        """Scalar: Σ_x weight_x loss_x over this rank's texts, from vectors of length 1. The sum over all ranks is what one
+        rank computes of the whole batch, and so are the gradients. Every rank has to call it, and to go backward where
+        another does."""
         with torch.autocast(image_IE.device.type, enabled=False):
             everyone = _Everyone(len(image_IE), pairs)
             losses = self._siglip if self.kind == "siglip" else self._infonce
-            return pairs.weight_X * losses(image_IE.float(), text_XE.float(), everyone)
+            return pairs.weight_X @ losses(image_IE.float(), text_XE.float(), everyone)
 
     def _siglip(self, image_IE: Tensor, text_XE: Tensor, everyone: _Everyone) -> Tensor:
         logits_XJ = self.log_temperature.exp() * text_XE @ everyone.images(image_IE).T + self.bias
@@ -81,7 +81,7 @@ class _Everyone:
         self._images_R, self._texts_R = _counts(num_images, len(own.weight_X), device)
         image_of_Y = self.texts(own.image_of_text_X + sum(self._images_R[: _rank()]))
         self.weight_Y = self.texts(own.weight_X)
-        same_XY = (self._same_XY() & (self.weight_Y > 0)).float()
+        same_XY = ((own.text_id_X[:, None] == self.texts(own.text_id_X)) & (self.weight_Y > 0)).float()
         weight_J = torch.zeros(sum(self._images_R), device=device).index_add_(0, image_of_Y, self.weight_Y)
         self.counts_J = weight_J > 0
         images_XJ = torch.zeros(len(same_XY), len(weight_J), device=device)
@@ -96,14 +96,6 @@ class _Everyone:
 
     def texts(self, own_X: Tensor) -> Tensor:
         return _gathered(own_X, self._texts_R)
-
-    def _same_XY(self) -> Tensor:  # noqa: N802 (a tensor's name)
-        """Which texts of all ranks read as this rank's do."""
-        text_id_X = self.own.text_id_X
-        if text_id_X is None:
-            first = sum(self._texts_R[: _rank()])
-            text_id_X = torch.arange(len(self.own.weight_X), device=self.own.weight_X.device) + first
-        return text_id_X[:, None] == self.texts(text_id_X)
 
 
 def _cross_entropy(logits_NM: Tensor, target_NM: Tensor, counts_M: Tensor) -> Tensor:

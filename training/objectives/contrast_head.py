@@ -26,6 +26,6 @@ class ContrastHead(nn.Module):
     def weighted_loss(self, images_BD: Tensor, texts_MD: Tensor, reads: HeadReads) -> Tensor:
         """This rank's part of the sum over texts. `values_MU` holds the text's number. Every rank has to call it."""
         image_BE, text_ME = self.vectors(images_BD, texts_MD)
-        pairs = Pairs(reads.image_M, reads.values_MU[:, 0].long(), reads.weight_M)
+        pairs = Pairs(image_of_text_X=reads.image_M, text_id_X=reads.values_MU[:, 0].long(), weight_X=reads.weight_M)
         loss: Tensor = self.loss(image_BE, text_ME, pairs)
         return loss

@@ -49,4 +49,6 @@ class RegressHead(nn.Module):
     def losses(self, hidden_MD: Tensor, values_MR: Tensor, _: float) -> Tensor:
         """[M]: mean over the numbers of squared error or of Huber's loss. Smoothing does not apply."""
         measure = functional.mse_loss if self.loss == "mse" else functional.huber_loss
-        return measure(self(hidden_MD), values_MR, reduction="none").mean(dim=1)
+        numbers_MR = self(hidden_MD)
+        # Without reads the values have no width.
+        return measure(numbers_MR, values_MR.expand_as(numbers_MR), reduction="none").mean(dim=1)

@@ -113,7 +113,7 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
                 {
                     "num_ranks": 1,
                     "threads_per_rank": 1,
-                    "micro_batch_images": 4,
+                    "micro_batch_tokens": 64,
                     "rank_timeout_seconds": 60,
                     **(resources or {}),
                 }

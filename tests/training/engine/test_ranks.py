@@ -64,7 +64,7 @@ def losses(job: TrainJob) -> list[float]:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory, make_job: Callable[..., TrainJob]) -> dict[str, TrainJob]:
     """Trainings that two ranks have finished: one per stage, and the long one."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    resources = {"num_ranks": 2, "micro_batch_images": 2}
+    resources = {"num_ranks": 2, "micro_batch_tokens": 32}
     # Stage 3 last: DeepSpeed then replaces torch's linear function in the whole process, which changes low bits.
     jobs = {"long": make_job(folder / "long", LONG, {"num_ranks": 2})}
     for stage in range(4):
@@ -111,7 +111,7 @@ def test_a_stopped_training_continues_under_another_stage_and_number_of_ranks(
     process.wait(60)
     stopped_at = folder_of(job).steps()[-1]
     assert not folder_of(job).load(stopped_at).state["finished"]
-    resources = {"zero_stage": 3, "num_ranks": 1, "micro_batch_images": 8}
+    resources = {"zero_stage": 3, "num_ranks": 1, "micro_batch_tokens": 128}
     run_rank(job.model_copy(update={"resources": job.resources.model_copy(update=resources)}), NeverStopping())
     assert final(job).state["resumed_from"] == [stopped_at]
     assert losses(job) == pytest.approx(losses(two_ranks["long"]), abs=1e-4)
@@ -175,8 +175,6 @@ def test_a_failure_in_a_rank_is_raised_by_the_launcher_as_it_is(
 ) -> None:
     from training.launch import launch
 
-    job = make_job(
-        tmp_path, {"prompts": {"poem": "poem:"}, "task_weights": {"poem": 1.0}}, {"num_ranks": 2, "max_failures": 0}
-    )
+    job = make_job(tmp_path, {"objectives": {"classify": {}}}, {"num_ranks": 2, "max_failures": 0})
     with pytest.raises(DataError, match="no example of a task that is trained"):
         launch(job, Silent())
