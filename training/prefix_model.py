@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from training.config import TrainConfig
 from training.language_model import LanguageModel
-from training.losses import Losses
+from training.losses import Losses, sums_by_objective
 from training.mappers import MapperShape, build_mapper
-from training.objectives import objectives_of, sums_by_objective
+from training.objectives import objectives_of
 from training.objectives.answer_space import AnswerSpace
 from training.objectives.contrast_head import ContrastHead
 from training.objectives.heads import ClassifyHead, RegressHead

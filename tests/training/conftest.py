@@ -86,15 +86,18 @@ def _trained(store: Store, config: TrainConfig, language_model_dir: Path, folder
     from safetensors.torch import save_file
 
     from training.language_model import load_language_model
-    from training.prefix_model import build_prefix_model
+    from training.objectives.answer_space import AnswerSpace
+    from training.prefix_model import build_prefix_model, trainable_state
 
     language_model = load_language_model(language_model_dir, torch.float32)
-    state = build_prefix_model(config, language_model, NUM_PATCHES, VISION_WIDTH).trainable_state()
+    state = trainable_state(
+        build_prefix_model(config, language_model, (NUM_PATCHES, VISION_WIDTH), AnswerSpace())
+    )
     save_file({name: value * 8 for name, value in state.items()}, folder / "trainables")
     trainables = upload_part(store, "train", folder / "trainables", "trainables", len(state))
     (folder / "history").write_bytes(canonical_json({"loss": [[1, 2.0], [2, 1.0]]}))
     history = upload_part(store, "train", folder / "history", "history", 2)
-    facts = {"config": config.model_dump(mode="json"), "validation_curve": [[2, 1.5]]}
+    facts = {"config": config.model_dump(mode="json"), "answer_space": {}, "validation_curve": [[2, 1.5]]}
     return _manifest("train", [trainables, history], {"model_digest": "b" * 64}, facts)
 
 

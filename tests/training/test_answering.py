@@ -54,12 +54,12 @@ def test_fewer_than_two_images_cannot_be_swapped(image_ids: list[str]) -> None:
 
 
 def test_questions_are_asked_in_the_words_of_the_training_and_untrained_tasks_are_not_asked() -> None:
-    prompts = {"caption": "describe:", "vqa": "Q: {prompt} A:", "count": "count {prompt}:"}
-    config = config_with(prompts=prompts, task_weights={"caption": 1.0, "vqa": 0.5, "count": 0.0})
+    objectives = {"caption": {"prompt": "describe:"}, "vqa": {"prompt": "Q: {prompt} A:"}, "regress": {}}
+    config = config_with(objectives=objectives)
     asked = [
         example(0, "vqa", "which {digit} is it"),
         example(1, "caption", ""),
-        example(2, "count", "digits"),
+        example(2, "regress", "digits"),
         example(3, "retrieval", "find"),
     ]
     control = swapped(IMAGE_IDS[:4], 0)

@@ -205,7 +205,7 @@ def test_an_empty_test_split_is_told(units_run: list[list[Question]], trained_wo
 def test_a_test_split_of_untrained_tasks_only_is_told(
     units_run: list[list[Question]], trained_world: Any, workspace: Workspace
 ) -> None:
-    trained_on = {**trained_world.train.facts["config"], "prompts": {"retrieval": "find:"}, "task_weights": {}}
+    trained_on = {**trained_world.train.facts["config"], "objectives": {"classify": {}}}
     draft = trained_world.train.draft.model_copy(update={"facts": {**trained_world.train.facts, "config": trained_on}})
     train = trained_world.train.model_copy(update={"draft": draft})
     with pytest.raises(DataError):

@@ -31,13 +31,18 @@ class Numbers:
 
 
 class Projection:
-    """A mapper that is one matrix."""
+    """A lead, and a mapper that is one matrix."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: LanguageModel) -> None:
+        self.language = language
         self.weight = torch.randn(8, PREFIX * WIDTH, generator=torch.Generator().manual_seed(1))
 
     def prefix(self, patches_BPV: Tensor) -> Tensor:
         return (patches_BPV.mean(dim=1) @ self.weight).unflatten(1, (PREFIX, WIDTH))
+
+    def shared_inputs(self, patches_BPV: Tensor) -> Tensor:
+        lead_LD = self.language.model.get_input_embeddings()(torch.tensor(self.language.lead_ids, dtype=torch.long))
+        return torch.cat([lead_LD.expand(len(patches_BPV), -1, -1), self.prefix(patches_BPV)], dim=1)
 
 
 def _model(kind: str) -> Any:
@@ -88,7 +93,7 @@ def patches_BPV() -> Tensor:  # noqa: N802
 def _plain(language: LanguageModel, patches_PV: Tensor, prompt: str, max_new_tokens: int) -> str:
     """One row, no padding, no cache, everything computed anew for every token."""
     embed = language.model.get_input_embeddings()
-    prefix_1KD = Projection().prefix(patches_PV[None])
+    prefix_1KD = Projection(language).prefix(patches_PV[None])
     after = list(language.encode([prompt])[0])
     new: list[int] = []
     for _ in range(max_new_tokens):
@@ -105,34 +110,34 @@ def _plain(language: LanguageModel, patches_PV: Tensor, prompt: str, max_new_tok
 @torch.inference_mode()
 def test_texts_are_those_of_a_plain_loop(language: LanguageModel, patches_BPV: Tensor) -> None:
     expected = [_plain(language, patches_BPV[row], prompt, 12) for row, prompt in enumerate(PROMPTS)]
-    assert generate(Projection(), language, patches_BPV, PROMPTS, 12) == expected
+    assert generate(Projection(language), language, patches_BPV, PROMPTS, 12) == expected
     assert len(set(expected)) > 4
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_texts_do_not_depend_on_the_batch_size(language: LanguageModel, patches_BPV: Tensor, batch_size: int) -> None:
-    whole = generate(Projection(), language, patches_BPV, PROMPTS, 20)
+    whole = generate(Projection(language), language, patches_BPV, PROMPTS, 20)
     split: list[str] = []
     for start in range(0, len(PROMPTS), batch_size):
         rows = slice(start, start + batch_size)
-        split += generate(Projection(), language, patches_BPV[rows], PROMPTS[rows], 20)
+        split += generate(Projection(language), language, patches_BPV[rows], PROMPTS[rows], 20)
     assert split == whole
 
 
 def test_a_text_ends_at_the_end_token_and_others_go_on(language: LanguageModel, patches_BPV: Tensor) -> None:
     """A token that one row emits early is made the end token: that row stops, the others stay as they were."""
     endless = replace(language, eos_id=-1)
-    whole = [text.split() for text in generate(Projection(), endless, patches_BPV, PROMPTS, 20)]
+    whole = [text.split() for text in generate(Projection(language), endless, patches_BPV, PROMPTS, 20)]
     eos = whole[2][3]
     ended = replace(language, eos_id=int(eos))
-    texts = [text.split() for text in generate(Projection(), ended, patches_BPV, PROMPTS, 20)]
+    texts = [text.split() for text in generate(Projection(language), ended, patches_BPV, PROMPTS, 20)]
     assert texts == [words[: words.index(eos)] if eos in words else words for words in whole]
 
 
 def test_no_prompts_give_no_texts(language: LanguageModel, patches_BPV: Tensor) -> None:
-    assert generate(Projection(), language, patches_BPV[:0], [], 5) == []
+    assert generate(Projection(language), language, patches_BPV[:0], [], 5) == []
 
 
 def test_rows_that_do_not_fit_are_refused(language: LanguageModel, patches_BPV: Tensor) -> None:
     with pytest.raises(ConfigError, match="65 positions; expected at most the language model's 64"):
-        generate(Projection(), language, patches_BPV[:1], [""], POSITIONS - PREFIX)
+        generate(Projection(language), language, patches_BPV[:1], [""], POSITIONS - PREFIX)

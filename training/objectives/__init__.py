@@ -1,12 +1,6 @@
-"""Objectives that are trained together: what each asks of an example, kept apart by number.
-
-Shapes: N values, O objectives.
-"""
+"""Objectives that are trained together: what each asks of an example, kept apart by number."""
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from training.objectives.config import ObjectivesConfig
 
@@ -41,10 +35,3 @@ def _objective(name: str, config: ObjectivesConfig) -> Objective:
         return Objective(name, "caption", "", own.weight, has_head=True, sees_image=False)
     has_head = name == "regress" or getattr(own, "by", "text") == "head"
     return Objective(name, name, own.prompt, own.weight, has_head)
-
-
-def sums_by_objective(values_N: Tensor, objective_N: Tensor, num_objectives: int) -> Tensor:
-    """[O]."""
-    return torch.zeros(num_objectives, dtype=values_N.dtype, device=values_N.device).index_add_(
-        0, objective_N, values_N
-    )

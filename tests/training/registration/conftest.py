@@ -28,9 +28,10 @@ from infra.store import Store
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
 from training.language_model import load_language_model
+from training.objectives.answer_space import AnswerSpace
 from training.package import write_package
 from training.predictor import Predictor
-from training.prefix_model import build_prefix_model
+from training.prefix_model import build_prefix_model, trainable_state
 from training.version import VersionParts, model_card
 
 NUM_IMAGES = 4
@@ -110,9 +111,9 @@ def _with_model(world: World, seed: int) -> World:
     folder = world.cache.folder.parent / f"model-{seed}"
     folder.mkdir()
     weights = folder / "weights"
-    save_file(build_prefix_model(config, language, 5, 16).trainable_state(), weights)
+    save_file(trainable_state(build_prefix_model(config, language, (5, 16), AnswerSpace())), weights)
     part = upload_part(world.store, "train", weights, "trainables", 2, name="trainables.safetensors")
-    facts = {"config": config.model_dump(mode="json")}
+    facts = {"config": config.model_dump(mode="json"), "answer_space": {}}
     train = manifest("train", [part], {"model_digest": digest_file(weights)}, {"seed": seed}, facts)
     parts = replace(world.parts, train=train)
     evaluation_config = {"max_new_tokens": 6}
