@@ -51,22 +51,19 @@ def allows_sharing(language_model: Any) -> bool:
         return False
     shared_1LD = _random_embeddings(language_model, NUM_SHARED + 2 * NUM_BRANCH)
     mask, positions_1L = _block_mask(shared_1LD)
-    others_1LD = shared_1LD.clone()
-    others_1LD[:, NUM_SHARED:-NUM_BRANCH] = shared_1LD[:, -NUM_BRANCH:]
     moved_1L = positions_1L.clone()
     moved_1L[:, -NUM_BRANCH:] += 1
     own_1LD = torch.cat([shared_1LD[:, :NUM_SHARED], shared_1LD[:, -NUM_BRANCH:]], dim=1)
     try:
         expected = _last_branch(language_model, own_1LD)
         found = _last_branch(language_model, shared_1LD, attention_mask=mask, position_ids=positions_1L)
-        beside_others = _last_branch(language_model, others_1LD, attention_mask=mask, position_ids=positions_1L)
         moved = _last_branch(language_model, shared_1LD, attention_mask=mask, position_ids=moved_1L)
     except (TypeError, ValueError, RuntimeError, IndexError):  # what models raise for a mask they cannot take
         return False
     difference = (found.float() - expected.float()).square().mean().sqrt()
     close = bool(difference <= TOLERANCES[expected.dtype] * expected.float().std())
-    # To the bit, since a small model's positions can move its hidden states by less than bf16 rounds.
-    return close and torch.equal(found, beside_others) and not torch.equal(found, moved)
+    # Positions can move hidden states of a small model by less than the tolerance of bf16, but not by nothing.
+    return close and not torch.equal(found, moved)
 
 
 def _last_branch(language_model: Any, inputs_1LD: Tensor, **following: Tensor) -> Tensor:

@@ -77,20 +77,24 @@ def test_a_model_without_position_ids_allows_no_sharing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
+@pytest.mark.parametrize("ignored", ["nothing", "attention_mask", "position_ids"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_model_that_takes_mask_and_positions_without_following_them_allows_no_sharing(
+def test_a_model_allows_sharing_when_it_follows_both_the_mask_and_the_positions_it_takes(
     family: str, ignored: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = language_model(family, dtype)
     forward = model.base_model.forward
 
     def deaf(inputs_embeds: Any, attention_mask: Any = None, position_ids: Any = None, use_cache: bool = False) -> Any:
-        given = {"attention_mask": attention_mask, "position_ids": position_ids, ignored: None}
+        given = {"attention_mask": attention_mask, "position_ids": position_ids}
+        if ignored in given and given[ignored] is not None:
+            length = inputs_embeds.shape[1]
+            causal = torch.full((1, 1, length, length), torch.finfo(dtype).min, dtype=dtype).triu(1)
+            given[ignored] = {"attention_mask": causal, "position_ids": torch.arange(length)[None]}[ignored]
         return forward(inputs_embeds=inputs_embeds, use_cache=use_cache, **given)
 
     monkeypatch.setattr(model.base_model, "forward", deaf)
-    assert not allows_sharing(model)
+    assert allows_sharing(model) == (ignored == "nothing")
 
 
 def test_a_model_that_reads_positions_in_another_way_allows_no_sharing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,14 +40,14 @@ def test_a_prefix_starts_at_the_scale_of_the_embeddings_whatever_that_of_the_fea
 
 
 @pytest.mark.parametrize("name", MAPPERS)
-def test_every_parameter_of_a_mapper_gets_a_gradient_above_rounding(name: str) -> None:
+def test_every_number_of_a_mapper_gets_a_gradient_above_rounding(name: str) -> None:
     module = mapper(MAPPERS[name]).double()
     patches_BPV = torch.randn(64, P, V, dtype=torch.float64)
     target_BKD = torch.randn(64, MAPPERS[name]["prefix_tokens"], D, dtype=torch.float64)
     (module(patches_BPV) * target_BKD).sum().backward()
-    norms = {key: parameter.grad.norm().item() for key, parameter in module.named_parameters()}
-    # The key's bias of an attention would have 1e-16 here, which Adam scales up to full steps.
-    assert {key: norm for key, norm in norms.items() if norm < 1e-8} == {}
+    smallest = {key: parameter.grad.abs().min().item() for key, parameter in module.named_parameters()}
+    # The bias of an attention's keys would have 1e-16 here, which Adam scales up to full steps.
+    assert {key: gradient for key, gradient in smallest.items() if gradient < 1e-12} == {}
 
 
 @pytest.mark.parametrize("name", ["linear-patches", "transformer", "resampler"])

@@ -12,6 +12,7 @@ from torch.nn import functional
 from infra.errors import ConfigError
 from training.language_model import frozen_digest
 from training.regimes import ModuleCount, apply_regime, set_train_mode, trained_and_frozen
+from training.regimes.adapter import Adapter
 from training.regimes.config import RegimeConfig
 
 VOCABULARY, WIDTH, HIDDEN, KEY_WIDTH = 101, 32, 64, 16
@@ -45,7 +46,7 @@ CASES = [pytest.param(family, name, id=f"{family}-{name}") for family in FAMILIE
 
 def language_model(family: str, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
-    return families(VOCABULARY, WIDTH)[family]().to(dtype).requires_grad_(False).eval()
+    return families(VOCABULARY, WIDTH)[family]().to(dtype).eval()
 
 
 def logits(model: Any, soft_prompt: nn.Module | None = None) -> Tensor:
@@ -190,6 +191,15 @@ def test_a_soft_prompt_starts_at_the_scale_of_the_embeddings() -> None:
     vectors = soft_prompt()
     assert vectors.shape == (64, WIDTH) and vectors.dtype == torch.float32
     assert 0.7 < vectors.std() / model.get_input_embeddings().weight.std() < 1.4
+
+
+def test_an_adapter_adds_the_same_to_hidden_states_of_any_scale() -> None:
+    adapter = Adapter(WIDTH, BOTTLENECK)
+    nn.init.normal_(adapter.up.weight)
+    hidden_BLD = torch.randn(2, 7, WIDTH)
+    torch.testing.assert_close(
+        adapter(100 * hidden_BLD) - 100 * hidden_BLD, adapter(hidden_BLD) - hidden_BLD, atol=1e-3, rtol=0
+    )
 
 
 def test_lora_drops_out_in_training_while_the_language_models_own_dropout_stays_off() -> None:
