@@ -12,8 +12,8 @@ from torch import Tensor
 from infra.errors import ConfigError
 
 NUM_SHARED, NUM_BRANCH = 3, 5
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 1e-2}
-"""In units of the hidden states' standard deviation. A mask or position that is not followed moves them by about 1."""
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Root mean square difference of hidden states, in units of their standard deviation."""
 
 
 def check_embeddings_path(language_model: Any) -> None:
@@ -47,21 +47,31 @@ def check_embeddings_path(language_model: Any) -> None:
 
 def allows_sharing(language_model: Any) -> bool:
     """Whether a block mask and position ids make branches behind one prefix what they are in sequences of their own."""
-    parameters = _parameters(language_model)
-    if "position_ids" not in parameters or "attention_mask" not in parameters or _has_window(language_model.config):
+    if not {"position_ids", "attention_mask"} <= _parameters(language_model) or _has_window(language_model.config):
         return False
     shared_1LD = _random_embeddings(language_model, NUM_SHARED + 2 * NUM_BRANCH)
-    own_1LD = torch.cat([shared_1LD[:, :NUM_SHARED], shared_1LD[:, NUM_SHARED + NUM_BRANCH :]], dim=1)
+    mask, positions_1L = _block_mask(shared_1LD)
+    moved_1L = positions_1L.clone()
+    moved_1L[:, -NUM_BRANCH:] += 1
+    own_1LD = torch.cat([shared_1LD[:, :NUM_SHARED], shared_1LD[:, -NUM_BRANCH:]], dim=1)
     try:
-        with torch.no_grad():
-            expected_1LD = language_model.base_model(inputs_embeds=own_1LD, use_cache=False).last_hidden_state
-            found_1LD = language_model.base_model(
-                inputs_embeds=shared_1LD, use_cache=False, **_block_mask(shared_1LD)
-            ).last_hidden_state
+        expected = _last_branch(language_model, own_1LD)
+        found = _last_branch(language_model, shared_1LD, attention_mask=mask, position_ids=positions_1L)
+        moved = _last_branch(language_model, shared_1LD, attention_mask=mask, position_ids=moved_1L)
     except (TypeError, ValueError, RuntimeError, IndexError):  # what models raise for a mask they cannot take
         return False
-    difference = (found_1LD[:, -NUM_BRANCH:] - expected_1LD[:, -NUM_BRANCH:]).float().abs().max()
-    return bool(difference <= TOLERANCES[expected_1LD.dtype] * expected_1LD.float().std())
+    difference = (found.float() - expected.float()).square().mean().sqrt()
+    close = bool(difference <= TOLERANCES[expected.dtype] * expected.float().std())
+    # Positions can move hidden states of a small model by less than the tolerance of bf16, but not by nothing.
+    return close and not torch.equal(found, moved)
+
+
+def _last_branch(language_model: Any, inputs_1LD: Tensor, **following: Tensor) -> Tensor:
+    """[NUM_BRANCH, D]: hidden states of the last positions."""
+    with torch.no_grad():
+        output = language_model.base_model(inputs_embeds=inputs_1LD, use_cache=False, **following)
+    hidden: Tensor = output.last_hidden_state[0, -NUM_BRANCH:]
+    return hidden
 
 
 def _parameters(language_model: Any) -> set[str]:
@@ -83,13 +93,12 @@ def _random_embeddings(language_model: Any, num_positions: int) -> Tensor:
     return embeddings
 
 
-def _block_mask(inputs_1LD: Tensor) -> dict[str, Tensor]:
-    """Two branches behind shared positions."""
-    length = NUM_SHARED + 2 * NUM_BRANCH
-    allowed_LL = torch.ones(length, length, dtype=torch.bool, device=inputs_1LD.device).tril()
+def _block_mask(inputs_1LD: Tensor) -> tuple[Tensor, Tensor]:
+    """(additive [1, 1, L, L], positions [1, L]) of two branches behind shared positions."""
+    length, device = inputs_1LD.shape[1], inputs_1LD.device
+    allowed_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     allowed_LL[-NUM_BRANCH:, NUM_SHARED:-NUM_BRANCH] = False
-    mask_LL = torch.zeros(length, length, dtype=inputs_1LD.dtype, device=inputs_1LD.device)
+    mask_LL = torch.zeros(length, length, dtype=inputs_1LD.dtype, device=device)
     mask_LL.masked_fill_(~allowed_LL, torch.finfo(inputs_1LD.dtype).min)
-    own_L = torch.arange(NUM_SHARED, NUM_SHARED + NUM_BRANCH)
-    positions_1L = torch.cat([torch.arange(NUM_SHARED), own_L, own_L])[None].to(inputs_1LD.device)
-    return {"attention_mask": mask_LL[None, None], "position_ids": positions_1L}
+    own_L = torch.arange(NUM_SHARED, NUM_SHARED + NUM_BRANCH, device=device)
+    return mask_LL[None, None], torch.cat([torch.arange(NUM_SHARED, device=device), own_L, own_L])[None]

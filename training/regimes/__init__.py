@@ -30,8 +30,8 @@ class ModuleCount(NamedTuple):
 def apply_regime(config: RegimeConfig, language_model: nn.Module, seed: int) -> nn.Module | None:
     """Freeze a causal language model of `transformers` but for what the regime trains, and inject what is new.
 
-    Trained parameters become fp32 and new ones are a function of the seed. Returns the soft prompt of `prompt`, a
-    module () -> float32[K0, D]. Raises ConfigError where the regime finds nothing to train."""
+    Trained parameters become fp32, new ones are a function of the seed, and all is in eval mode. Returns the soft
+    prompt of `prompt`, a module () -> float32[K0, D]. Raises ConfigError where the regime finds nothing to train."""
     import torch
 
     language_model.requires_grad_(False)
@@ -59,6 +59,7 @@ def apply_regime(config: RegimeConfig, language_model: nn.Module, seed: int) -> 
     for parameter in language_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    set_train_mode(language_model, False)  # what was injected came in train mode
     return soft_prompt
 
 
