@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import ConfigError
@@ -107,11 +107,29 @@ class TrainResources(_Strict):
     threads_per_rank: int = Field(gt=0)
     """Said aloud because Ray would set OMP_NUM_THREADS=1, and because bits depend on it."""
     gpus_per_rank: Literal[0, 1] = 0
-    micro_batch_images: int = Field(gt=0)
+    micro_batch_tokens: int = Field(gt=0)
+    """Positions of a rank's forward, prefixes and padding included: the memory of activations follows it."""
     zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    """Moments in the memory of the CPU and updates on it: slower, for trained parameters that do not fit the GPU."""
+    offload_parameters: bool = False
+    """Parameters too, fetched layer by layer. Needs zero_stage 3."""
+    gradient_checkpointing: bool = False
+    """Layers are computed again in the backward pass: a third more time, activations of one layer at a time."""
+    compile: bool = False
+    """torch.compile of the language model: minutes at the start, worth it on GPUs and in long trainings."""
     max_failures: int = Field(default=2, ge=0)
     """How often the group is started again after a rank died."""
     rank_timeout_seconds: int = Field(default=300, gt=0)
+    """A rank that is not heard of for so long is taken for hung, and the group is started again."""
+
+    @model_validator(mode="after")
+    def _offload_has_partitions(self) -> "TrainResources":
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3; found 0. Raise it or leave offload out")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3; found {self.zero_stage}. Set it to 3")
+        return self
 
 
 class Profile(_Strict):

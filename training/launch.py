@@ -251,6 +251,6 @@ def _ranks_lost(job: TrainJob, error: BaseException) -> PlatformError:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return PlatformError(
         f"the ranks of this training died {job.resources.max_failures + 1} times (last: {lines[-1].strip()}); expected "
-        f"them to finish. Checkpoints are kept: start again to resume. If memory ran out, lower micro_batch_images; if "
+        f"them to finish. Checkpoints are kept: start again to resume. If memory ran out, lower micro_batch_tokens; if "
         f"a rank hung, see rank_timeout_seconds ({job.resources.rank_timeout_seconds})."
     )
