@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class CheckpointWriter:
-    """One background thread, at most one checkpoint in it: memory is bounded by two copies of what is trained."""
+    """One background thread with at most one checkpoint in it, so that memory is bounded."""
 
     def __init__(self, folder: CheckpointFolder) -> None:
         self.folder = folder
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._written: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[None] | None = None
 
     def save(
         self,
@@ -28,19 +28,19 @@ class CheckpointWriter:
         state: Mapping[str, Any],
         protected: Collection[int] = (),
     ) -> None:
-        """Returns at once when the checkpoint before is committed. Nobody may change the tensors any more.
+        """As CheckpointFolder.save, begun and not awaited. Waits for the save before it and raises what that raised.
 
-        Raises what writing that earlier one raised. Steps in `protected` are kept besides the newest."""
+        The tensors are the writer's from now on: nobody may change them. `state` and `protected` are copied."""
         self.wait()
-        # The loop goes on adding to its curves.
-        self._written = self._pool.submit(self.folder.save, step, tensors, copy.deepcopy(state), protected)
+        told = copy.deepcopy(dict(state))  # the loop goes on adding to its curves
+        self._under_way = self._thread.submit(self.folder.save, step, tensors, told, frozenset(protected))
 
     def wait(self) -> None:
-        """Until everything is committed. Raises what writing raised."""
-        written, self._written = self._written, None
-        if written is not None:
-            written.result()
+        """Until nothing is under way. Raises what the save raised."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
 
     def close(self) -> None:
-        """End the thread, after what it is writing."""
-        self._pool.shutdown(wait=True)
+        """End the thread, after what is under way. Raises nothing: who ends without `wait` has an error of its own."""
+        self._thread.shutdown()

@@ -49,7 +49,7 @@ class CheckpointFolder:
     ) -> None:
         """Write and commit. Does nothing where this step's checkpoint is there and verifies; replaces a damaged one.
 
-        Older ones than the newest `keep` go, but for the steps in `protected`."""
+        Then the `keep` newest stay, and the steps in `protected`; older ones go."""
         from safetensors.torch import save
 
         if self.store.exists(self._key(step, MANIFEST)):
@@ -58,14 +58,13 @@ class CheckpointFolder:
                 return
             except IntegrityError:
                 self.delete(step)
-        files = {name + SUFFIX: save(_separate(named)) for name, named in tensors.items()}
-        files[STATE] = canonical_json(dict(state))
-        for name, data in files.items():
-            self.store.write(self._key(step, name), data)
-        manifest = {"step": step, "files": {name: digest_bytes(data) for name, data in files.items()}}
-        self.store.create(self._key(step, MANIFEST), canonical_json(manifest))
-        for old in set(self.steps()[: -self.keep]) - set(protected):
-            self.delete(old)
+        # One file at a time: together they would take the memory of the tensors once more.
+        files = {
+            name + SUFFIX: self._write(step, name + SUFFIX, save(_ready(named))) for name, named in tensors.items()
+        }
+        files[STATE] = self._write(step, STATE, canonical_json(dict(state)))
+        self.store.create(self._key(step, MANIFEST), canonical_json({"step": step, "files": files}))
+        self._forget_before(step, protected)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that verifies, and a sentence for each newer one that does not."""
@@ -121,10 +120,23 @@ class CheckpointFolder:
                 "An older checkpoint is used where there is one."
             ) from error
 
+    def _write(self, step: int, name: str, data: bytes) -> str:
+        """The file's digest."""
+        self.store.write(self._key(step, name), data)
+        return digest_bytes(data)
+
+    def _forget_before(self, step: int, protected: Collection[int]) -> None:
+        """Newer steps than the one just saved are damaged, or of another process: none of them counts as kept."""
+        kept = {*[other for other in self.steps() if other <= step][-self.keep :], *protected}
+        folders = {key.split("/")[-2] for key in self.store.list(self.prefix)}
+        for other in sorted(int(name) for name in folders if name.isdigit()):
+            if other < step and other not in kept:  # torn ones too, which nobody will complete
+                self.delete(other)
+
     def _key(self, step: int, name: str) -> str:
         return f"{self.prefix}/{step:08d}/{name}"
 
 
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """In order of their names and without shared memory, which is how safetensors wants them."""
-    return {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In order of their names, so that equal tensors make equal bytes. Raises RuntimeError where two share memory."""
+    return {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}

@@ -1,28 +1,30 @@
-"""What is trained, by side and by decay: the optimizer's parameter groups."""
+"""Which trained parameters share a learning rate and a weight decay."""
+
+from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
 
 from training.config import TrainConfig
+from training.regimes.config import LanguageModelRegime
 
 LANGUAGE_SIDE = ("lm.", "soft_prompt.")
-"""Names of parameters in or around the language model begin so; the others are new modules."""
+"""Beginnings of the names of what a regime trains. All else that is trained is new: mapper and heads."""
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """For a torch optimizer, `lr` being the peak. Vectors do not decay: that shrinks biases and norms for nothing."""
-    regime = config.regime
-    language_rate = getattr(regime, "learning_rate", config.learning_rate)
-    language_decay = getattr(regime, "weight_decay", config.weight_decay)
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = []
-    for on_language_side, rate, decay in (
-        (False, config.learning_rate, config.weight_decay),
-        (True, language_rate, language_decay),
-    ):
-        side = [parameter for name, parameter in trained if name.startswith(LANGUAGE_SIDE) == on_language_side]
-        matrices, vectors = [p for p in side if p.ndim >= 2], [p for p in side if p.ndim < 2]
-        groups += [{"params": matrices, "lr": rate, "weight_decay": decay}]
-        groups += [{"params": vectors, "lr": rate, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    """The optimizer's groups: none is empty, and together they hold every trained parameter once.
+
+    Two sides with rates of their own; on each side vectors (biases, norms) are not decayed."""
+    rates = {False: (config.learning_rate, config.weight_decay)}
+    if isinstance(config.regime, LanguageModelRegime):
+        rates[True] = (config.regime.learning_rate, config.regime.weight_decay)
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault((name.startswith(LANGUAGE_SIDE), parameter.ndim >= 2), []).append(parameter)
+    return [
+        {"params": found[side, decays], "lr": rates[side][0], "weight_decay": rates[side][1] if decays else 0.0}
+        for side, decays in sorted(found)
+    ]

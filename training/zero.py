@@ -6,14 +6,17 @@ master weights and one recipe gathers and sets them under every ZeRO stage.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn import functional
 
 from infra.settings import TrainResources
 from training.config import TrainConfig
@@ -26,10 +29,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def deepspeed_config(config: TrainConfig, resources: TrainResources) -> dict[str, Any]:
     """DeepSpeed's dictionary for this training. Micro batches differ in number, so the engine is told the boundary."""
     zero: dict[str, Any] = {"stage": resources.zero_stage, "overlap_comm": False}
+    on_cpu = {"device": "cpu", "pin_memory": resources.gpus_per_rank > 0}
     if resources.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": resources.gpus_per_rank > 0}
+        zero["offload_optimizer"] = on_cpu
     if resources.offload_parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": resources.gpus_per_rank > 0}
+        zero["offload_param"] = on_cpu
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -37,6 +41,7 @@ def deepspeed_config(config: TrainConfig, resources: TrainResources) -> dict[str
         "gradient_clipping": config.clip_norm if resources.zero_stage else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        # torch's fused AdamW runs on CPUs too; DeepSpeed's own would be compiled for a minute at the first start.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 30,
     }
@@ -60,23 +65,24 @@ def sweep_dead_buffers(folder: Path = Path("/dev/shm")) -> list[str]:
 
 
 class ZeroEngine:
-    """A model of the loop under DeepSpeed, on this rank of an initialised process group."""
+    """A model of the loop under DeepSpeed, on this rank of an initialised process group.
+
+    A global step is a `backward` for each micro batch, all ranks having equally many, and then `step` or `skip`."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, resources: TrainResources) -> None:
-        deepspeed = _import_deepspeed()
         self.stage, self.clip_norm = resources.zero_stage, config.clip_norm
-        self._linked = False
+        self.offloads = resources.offload_optimizer
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, config)
         self._peaks = [float(group["lr"]) for group in groups]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-        self.engine: Any = deepspeed.initialize(
+        self.engine: Any = _import_deepspeed().initialize(
             model=model,
-            optimizer=optimizer,
+            optimizer=torch.optim.AdamW(groups, betas=config.betas, fused=True),
             config=deepspeed_config(config, resources),
             dist_init_required=False,
         )[0]
         self.device = torch.device(self.engine.device)
+        self._make_moments()
 
     @property
     def model(self) -> nn.Module:
@@ -88,77 +94,79 @@ class ZeroEngine:
         return losses
 
     def backward(self, total: Tensor, boundary: bool) -> None:
-        """`total` is this rank's part of the global loss: parts are summed over ranks and micro batches. `boundary`
-        says that it is the last of a global step; then `step` or `skip` follows."""
+        """Add to the gradients. `total` is this rank's part of the global loss: parts are summed over ranks and micro
+        batches. `boundary`: this is the global step's last."""
         self.engine.set_gradient_accumulation_boundary(boundary)
         # DeepSpeed takes the mean over ranks.
-        self.engine.backward(total * torch.distributed.get_world_size(), scale_wrt_gas=False)
+        self.engine.backward(total * distributed.get_world_size())
 
     def step(self, factor: float) -> float:
-        """Update with `factor` times the peak learning rates; the gradient's norm before clipping."""
-        for group, peak in zip(self.engine.optimizer.param_groups, self._peaks, strict=True):
+        """Update with `factor` in [0, 1] times every group's peak learning rate. Returns the gradient's norm before
+        clipping, the same on all ranks; where it is not finite, nothing was updated."""
+        for group, peak in zip(self._inner_optimizer().param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        norm: Any = None
-        if self.stage == 0:
-            norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.clip_norm)
+        if self.stage:
+            self.engine.step()
+            return float(self.engine.get_global_grad_norm())
+        norm = float(nn.utils.clip_grad_norm_(list(self.trained.values()), self.clip_norm))
+        if not math.isfinite(norm):
+            self.skip()
+            return math.inf
         self.engine.step()
-        return float(norm if self.stage == 0 else self.engine.get_global_grad_norm())
+        return norm
 
     def skip(self) -> None:
-        """Forget this global step's gradients, as DeepSpeed does where fp16 overflows. Nothing else changes."""
+        """Instead of `step`: drop the gradients, as if this global step had not been."""
         optimizer = self.engine.optimizer
-        optimizer.zero_grad(set_to_none=True)
-        if self.stage in (1, 2):
-            optimizer.micro_step_id = -1
-            for group in optimizer.averaged_gradients:
-                optimizer.averaged_gradients[group] = None
-                optimizer.all_grad_tensors[group] = None
-        elif self.stage == 3:
-            optimizer.averaged_gradients = {}
+        if self.stage == 0:
+            self.engine.zero_grad()
+            return
+        # DeepSpeed drops gradients whose norm is not finite, with all that it keeps of them. One number decides.
+        if distributed.get_rank() == 0 and self.offloads:
+            optimizer.norm_for_param_grads[next(iter(optimizer.norm_for_param_grads))] = torch.tensor(math.nan)
+        elif distributed.get_rank() == 0:
+            optimizer.averaged_gradients[0][0].view(-1)[0] = math.nan
+        self.engine.step()
 
-    def whole(self, *parameters: Tensor) -> AbstractContextManager[Any]:
-        """A context in which the parameters are not partitioned. Every rank has to enter it."""
-        import contextlib
-
+    def whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
+        """A context in which the parameter is not partitioned. Every rank has to enter it."""
         if self.stage < 3:
             return contextlib.nullcontext()
-        context: AbstractContextManager[Any] = _import_deepspeed().zero.GatheredParameters(list(parameters))
+        context: AbstractContextManager[Any] = _import_deepspeed().zero.GatheredParameters([parameter])
         return context
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(trained parameters, optimizer moments), whole and fp32, on every rank. Every rank has to call it."""
-        self._link_moments()
-        parameters = {name: _cpu(self._full(p)) for name, p in self.trained.items()}
-        moments = {f"{name}.{key}": _cpu(self._full(p, key)) for name, p in self.trained.items() for key in MOMENTS}
+        """(trained parameters, optimizer moments), whole and fp32, copied to every rank. Every rank has to call it."""
+        parameters = {name: _copied(self._full(p)) for name, p in self.trained.items()}
+        moments = {f"{name}.{key}": _copied(self._full(p, key)) for name, p in self.trained.items() for key in MOMENTS}
         return parameters, moments
 
-    def restore(self, parameters: dict[str, Tensor], moments: dict[str, Tensor], num_updates: int) -> None:
-        """Continue from a captured state, whatever stage and number of ranks it was captured under."""
+    def restore(
+        self, parameters: dict[str, Tensor], moments: dict[str, Tensor] | None = None, num_updates: int = 0
+    ) -> None:
+        """Continue from a captured state, whatever stage and number of ranks it was captured under; without moments
+        from its parameters alone, with a fresh optimizer. Every rank has to call it."""
         if set(parameters) != set(self.trained):
             raise ValueError(f"trained parameters differ by name: {sorted(set(parameters) ^ set(self.trained))}")
-        self._make_lazy_state()
-        self._link_moments()
+        self._make_moments(num_updates)
         for name, parameter in self.trained.items():
             self._set(parameter, parameters[name].to(self.device))
-            for key in MOMENTS:
-                self._set(parameter, moments[f"{name}.{key}"].to(self.device), key)
-        for state in self._inner_optimizer().state.values():
-            if "step" in state:
-                state["step"] = torch.full_like(torch.as_tensor(state["step"]), num_updates)
+            if moments is not None:
+                for key in MOMENTS:
+                    self._set(parameter, moments[f"{name}.{key}"].to(self.device), key)
 
-    def _make_lazy_state(self) -> None:
-        """One update with gradient zero and learning rate 0: DeepSpeed makes and links the moments only then."""
-        with self.whole(*self.trained.values()):
-            zero = torch.stack([parameter.sum() * 0.0 for parameter in self.trained.values()]).sum()
-            self.backward(zero, boundary=True)
-        self.step(0.0)
-
-    def _link_moments(self) -> None:
-        """Stages 1 and 2 link all groups' moments after the first group's first update, when the others have none."""
-        if self.stage in (1, 2) and not self._linked:
+    def _make_moments(self, num_updates: int = 0) -> None:
+        """Zeros, as the optimizer's first update would make them: until then there would be nothing to get or set."""
+        inner = self._inner_optimizer()
+        flat: list[Tensor] = [parameter for group in inner.param_groups for parameter in group["params"]]
+        if self.stage == 3:
+            flat = self.engine.optimizer.fp32_partitioned_groups_flat
+        for parameter in flat:
+            inner.state[parameter] = {key: torch.zeros_like(parameter) for key in MOMENTS}
+            inner.state[parameter]["step"] = torch.tensor(float(num_updates), device=parameter.device)
+        if self.stage in (1, 2):
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-            self._linked = True
 
     def _inner_optimizer(self) -> Any:
         return getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
@@ -173,30 +181,46 @@ class ZeroEngine:
             full = safe_get_full_optimizer_state(parameter, key) if key else safe_get_full_fp32_param(parameter)
         return full
 
+    @torch.no_grad()
     def _set(self, parameter: Any, value: Tensor, key: str | None = None) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        with torch.no_grad():
-            if self.stage == 0:
-                (self._inner_optimizer().state[parameter][key] if key else parameter).copy_(value)
-            elif key:
-                safe_set_full_optimizer_state(parameter, value, key)
-            else:
-                # Both the module's copy and the optimizer's: with only one, the first loss is wrong.
-                self._set_module(parameter, value)
-                safe_set_full_fp32_param(parameter, value)
+        if not key:
+            # Both the module's copy and the optimizer's: with only one, the first loss is wrong.
+            self._set_module(parameter, value)
+        if self.stage == 3:
+            self._set_partition(parameter, value, key)
+        elif self.stage and key:
+            safe_set_full_optimizer_state(parameter, value, key)
+        elif self.stage:
+            safe_set_full_fp32_param(parameter, value)
+        elif key:
+            self._inner_optimizer().state[parameter][key].copy_(value)
 
     def _set_module(self, parameter: Tensor, value: Tensor) -> None:
         if self.stage < 3:
             parameter.data.copy_(value)
             return
         with _import_deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
-            if torch.distributed.get_rank() == 0:
+            if distributed.get_rank() == 0:
                 parameter.data.copy_(value)
 
+    def _set_partition(self, parameter: Any, value: Tensor, key: str | None) -> None:
+        """By partitions, because DeepSpeed's setters of whole values read past their end where ranks do not divide
+        them."""
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-def _cpu(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().cpu().clone()
+        size = parameter.ds_tensor.numel()
+        padding = size * distributed.get_world_size() - value.numel()
+        partition = functional.pad(value.flatten(), (0, padding)).narrow(0, size * distributed.get_rank(), size)
+        if key:
+            safe_set_local_optimizer_state(parameter, partition, key)
+        else:
+            safe_set_local_fp32_param(parameter, partition)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True)
 
 
 def _import_deepspeed() -> Any:
