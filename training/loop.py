@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -128,12 +129,15 @@ class TrainLoop:
         factor = learning_rate_factor(self.config, self.phase.phase, self.step)
         if found[-2] > 0 or not totals.isfinite().all():
             engine.skip()
+            norm = math.inf
+        else:
+            norm = engine.step(factor)
+        self.watch.mark("optimizer")
+        if not math.isfinite(norm):
             self._count_skipped(batch, finite)
             return {}, found[-1] > 0
         self.num_skipped_in_a_row = 0
         self.num_updates += 1
-        norm = engine.step(factor)
-        self.watch.mark("optimizer")
         rate = self.config.learning_rate * factor
         return {**self._losses(found, batch.weight_O), "grad_norm": norm, "learning_rate": rate}, found[-1] > 0
 
@@ -185,14 +189,15 @@ class TrainLoop:
     def _count_skipped(self, batch: GlobalBatch, finite: list[Tensor]) -> None:
         """Leave a global step out; or end, with the examples at fault."""
         self.num_skipped_in_a_row += 1
-        pairs = zip(batch.micro_batches, finite, strict=True)
+        # A gradient can fail where every loss is a number: then it may be any micro batch's.
+        pairs = list(zip(batch.micro_batches, [good and not all(finite) for good in finite], strict=True))
         own = [example for micro_batch, good in pairs if not good for example in micro_batch.example_ids]
         found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(found, own)
         ids = sorted({example for part in found for example in part})
         told = (
-            f"global step {self.step + 1}: the loss is not finite; expected a number. The micro batches at fault hold "
-            f"the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}"
+            f"global step {self.step + 1}: the loss or its gradient is not finite; expected numbers. The micro batches "
+            f"at fault hold the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}"
         )
         if self.num_skipped_in_a_row > self.config.max_skipped_steps:
             raise DataError(f"{told}. Look at their features and targets, or lower training.learning_rate.")

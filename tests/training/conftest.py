@@ -90,9 +90,7 @@ def _trained(store: Store, config: TrainConfig, language_model_dir: Path, folder
     from training.prefix_model import build_prefix_model, trainable_state
 
     language_model = load_language_model(language_model_dir, torch.float32)
-    state = trainable_state(
-        build_prefix_model(config, language_model, (NUM_PATCHES, VISION_WIDTH), AnswerSpace())
-    )
+    state = trainable_state(build_prefix_model(config, language_model, (NUM_PATCHES, VISION_WIDTH), AnswerSpace()))
     save_file({name: value * 8 for name, value in state.items()}, folder / "trainables")
     trainables = upload_part(store, "train", folder / "trainables", "trainables", len(state))
     (folder / "history").write_bytes(canonical_json({"loss": [[1, 2.0], [2, 1.0]]}))

@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_names_the_examples(tmp_path: Path, make_job: 
     job = make_job(
         tmp_path, {"global_batch_images": 24, "max_skipped_steps": 1}, {"micro_batch_tokens": 1}, features=features
     )
-    with pytest.raises(DataError, match=r"global step 2: the loss is not finite.*00030000"):
+    with pytest.raises(DataError, match=r"global step 2: the loss or its gradient is not finite.*00030000"):
         run_rank(job, Recorder())
 
 

@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
-from tiny_engine import CONFIG, TinyModel, engine_of, findings, states, update
+from tiny_engine import findings
 from torch import Tensor
-
-from infra.settings import TrainResources
-from training.config import TrainConfig
-from training.parameter_groups import parameter_groups
 
 Findings = dict[str, dict[str, Tensor]]
 OFFLOADED = [(1, ("optimizer",)), (2, ("optimizer",)), (3, ("optimizer",)), (3, ("optimizer", "parameters"))]
