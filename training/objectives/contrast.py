@@ -50,9 +50,9 @@ class ContrastLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor([bias])) if kind == "siglip" else None
 
     def forward(self, image_IE: Tensor, text_XE: Tensor, pairs: Pairs) -> Tensor:
-        """Scalar: Σ_x weight_x loss_x over this rank's texts, from vectors of length 1. The sum over all ranks is what one
-        rank computes of the whole batch, and so are the gradients. Every rank has to call it, and to go backward where
-        another does."""
+        """Scalar: Σ_x weight_x loss_x over this rank's texts, from vectors of length 1. The sum over all ranks is what
+        one rank computes of the whole batch, and so are the gradients. Every rank has to call it, and to go backward
+        where another does."""
         with torch.autocast(image_IE.device.type, enabled=False):
             everyone = _Everyone(len(image_IE), pairs)
             losses = self._siglip if self.kind == "siglip" else self._infonce
