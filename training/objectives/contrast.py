@@ -59,6 +59,7 @@ class ContrastLoss(nn.Module):
             return pairs.weight_X @ losses(image_IE.float(), text_XE.float(), everyone)
 
     def _siglip(self, image_IE: Tensor, text_XE: Tensor, everyone: _Everyone) -> Tensor:
+        assert self.bias is not None
         logits_XJ = self.log_temperature.exp() * text_XE @ everyone.images(image_IE).T + self.bias
         signs_XJ = everyone.positive_XJ * 2.0 - 1.0
         return -(functional.logsigmoid(signs_XJ * logits_XJ) * everyone.counts_J).sum(dim=1)
@@ -140,7 +141,8 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts_R, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one output
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         summed = gradient.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(summed)
-        return summed.split(ctx.counts_R)[distributed.get_rank()], None
+        start = sum(ctx.counts_R[: _rank()])
+        return summed[start : start + ctx.counts_R[_rank()]], None
