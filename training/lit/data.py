@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from data_prep.dataset import Example
 from infra.errors import DataError
 from training.config import TrainConfig
 from training.data import GlobalBatch, MicroBatch, Ranks, shared_out
+from training.lit.model import LitBatch
+from training.lit.text_tower import TextTower, padded
 from training.packing import Branch, Layout, PackedImage
 from training.regimes.config import LitRegime
 
 if TYPE_CHECKING:
     from data_prep.features import FeatureStore
-    from training.lit.text_tower import TextTower
 
 TASKS = ("caption", "classify")
 NOTHING_SHARED = Layout(lead=0, prefix=0)
@@ -60,27 +63,23 @@ class LitBatcher:
     """Images of a global step → this rank's tensors."""
 
     features: FeatureStore
-    tower: TextTower
+    pad_id: int
     config: TrainConfig
     ranks: Ranks
 
     def global_batch(self, images: Sequence[PackedImage]) -> GlobalBatch:
-        """One micro batch per rank; a rank without an image takes one with weight 0."""
+        """One micro batch per rank, so `ranks` must not bound it; a rank without an image takes one with weight 0."""
         weight = sum(branch.weight for image in images for branch in image.branches)
         assert self.config.objectives.contrast is not None
         scale = self.config.objectives.contrast.weight / weight if weight else 0.0
-        (share,) = shared_out(images, replace(self.ranks, micro_batch_tokens=None), NOTHING_SHARED)
+        (share,) = shared_out(images, self.ranks, NOTHING_SHARED)
         return GlobalBatch(
             (self._micro_batch(share, scale),), (weight,), sum(len(image.branches) for image in images), len(images)
         )
 
     def _micro_batch(self, images: Sequence[PackedImage], scale: float) -> MicroBatch:
-        import torch
-
-        from training.lit.model import LitBatch
-
         texts = [(number, branch) for number, image in enumerate(images) for branch in image.branches]
-        tokens_XT, mask_XT = self.tower.padded([branch.prompt_ids for _, branch in texts])
+        tokens_XT, mask_XT = padded([branch.prompt_ids for _, branch in texts], self.pad_id)
         batch = LitBatch(
             patches_IPV=torch.from_numpy(self.features.gather([image.image_id for image in images])),
             tokens_XT=tokens_XT,

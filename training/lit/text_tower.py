@@ -5,16 +5,17 @@ Shapes: X texts, T tokens, D tower width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from infra.errors import ConfigError
 from training.language_model import UNBOUNDED_POSITIONS, check_vocabulary, load_tokenizer
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 PROBE = "a photo"
 
@@ -39,14 +40,12 @@ class TextTower:
         found = self.tokenizer(texts, truncation=True, max_length=min(max_tokens, self.max_tokens))
         return [tuple(ids) for ids in found["input_ids"]]
 
-    def padded(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        """(tokens_XT, mask_XT), filled up behind the texts."""
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
 
-        rows = [torch.tensor(ids, dtype=torch.long) for ids in texts]
-        ones = [torch.ones(len(ids), dtype=torch.long) for ids in texts]
-        return pad_sequence(rows, True, self.pad_id), pad_sequence(ones, True, 0)
+def padded(texts: Sequence[tuple[int, ...]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(tokens_XT, mask_XT), filled up behind the texts."""
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in texts]
+    ones = [torch.ones(len(ids), dtype=torch.long) for ids in texts]
+    return pad_sequence(rows, True, pad_id), pad_sequence(ones, True, 0)
 
 
 def load_text_tower(folder: Path, dtype: torch.dtype) -> TextTower:
@@ -65,8 +64,6 @@ def load_text_tower(folder: Path, dtype: torch.dtype) -> TextTower:
 
 def text_tower(model: Any, tokenizer: Any, folder: Path) -> TextTower:
     """Check a model that is already in memory."""
-    import torch
-
     model.eval()
     positions = getattr(model.config, "max_position_embeddings", None) or UNBOUNDED_POSITIONS
     pads = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), 0)

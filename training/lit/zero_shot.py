@@ -6,17 +6,14 @@ Shapes: B images, C classes, X texts, E shared width, Q queries, N candidates.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from training.lit.model import LitModel
+from training.lit.text_tower import TextTower, padded
 from training.regimes.config import LABEL
-
-if TYPE_CHECKING:
-    from training.lit.text_tower import TextTower
 
 TEXTS_PER_BATCH = 256
 
@@ -24,10 +21,13 @@ TEXTS_PER_BATCH = 256
 def text_vectors(model: LitModel, tower: TextTower, texts: Sequence[str], max_tokens: int) -> Tensor:
     """float32[X, E] of length 1."""
     ids = tower.encode(list(texts), max_tokens)
-    batches = (ids[start : start + TEXTS_PER_BATCH] for start in range(0, len(ids), TEXTS_PER_BATCH))
     device = model.loss.log_temperature.device
+    found = []
     with torch.no_grad():
-        return torch.cat([model.text_vectors(*(part.to(device) for part in tower.padded(batch))) for batch in batches])
+        for start in range(0, len(ids), TEXTS_PER_BATCH):
+            tokens_XT, mask_XT = padded(ids[start : start + TEXTS_PER_BATCH], tower.pad_id)
+            found.append(model.text_vectors(tokens_XT.to(device), mask_XT.to(device)))
+    return torch.cat(found)
 
 
 def class_vectors(

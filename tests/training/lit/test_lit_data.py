@@ -41,7 +41,7 @@ def texts_of(images: Sequence[PackedImage], tower: TextTower) -> dict[str, list[
 
 
 def batcher(tower: TextTower, config: TrainConfig, rank: int = 0, num_ranks: int = 1) -> LitBatcher:
-    return LitBatcher(cast(FeatureStore, NumberedFeatures()), tower, config, Ranks(rank, num_ranks, 1))
+    return LitBatcher(cast(FeatureStore, NumberedFeatures()), tower.pad_id, config, Ranks(rank, num_ranks, None))
 
 
 def shares(

@@ -11,7 +11,7 @@ from tiny_text_towers import KINDS, save_text_tower
 from infra.errors import ConfigError
 from training.config import TrainConfig
 from training.lit.model import LitBatch, LitModel, build_lit_model
-from training.lit.text_tower import TextTower, load_text_tower
+from training.lit.text_tower import TextTower, load_text_tower, padded
 
 VISION_WIDTH = 5
 TEXTS = ["a red seven", "which colour", "blue", "green one"]
@@ -19,7 +19,7 @@ TEXTS = ["a red seven", "which colour", "blue", "green one"]
 
 def batch_of(tower: TextTower, weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> LitBatch:
     """Three images: the second has two texts."""
-    tokens_XT, mask_XT = tower.padded(tower.encode(TEXTS, 64))
+    tokens_XT, mask_XT = padded(tower.encode(TEXTS, 64), tower.pad_id)
     patches = torch.randn(3, 4, VISION_WIDTH, generator=torch.Generator().manual_seed(0)).half()
     image_of_text = torch.tensor([0, 1, 1, 2])
     return LitBatch(

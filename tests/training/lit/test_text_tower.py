@@ -9,7 +9,7 @@ from tiny_towers import save_tower
 
 from infra.errors import ConfigError
 from training.lit.model import pooled
-from training.lit.text_tower import TextTower, load_text_tower
+from training.lit.text_tower import TextTower, load_text_tower, padded
 
 TEXTS = ["a", "a red seven", "which colour question answer red blue green one"]
 POOLINGS = ("mean", "last", "first")
@@ -22,7 +22,7 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextTower]:
 
 
 def vectors(tower: TextTower, texts: list[str], pooling: str) -> torch.Tensor:
-    tokens_XT, mask_XT = tower.padded(tower.encode(texts, 64))
+    tokens_XT, mask_XT = padded(tower.encode(texts, 64), tower.pad_id)
     with torch.no_grad():
         return pooled(tower.model(input_ids=tokens_XT, attention_mask=mask_XT), mask_XT, pooling)
 
@@ -39,7 +39,7 @@ def test_a_text_has_the_same_vector_beside_longer_texts(kind: str, pooling: str,
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_poolings_take_the_tokens_they_name(pooling: str, towers: dict[str, TextTower]) -> None:
     tower = towers["bert"]
-    tokens_XT, mask_XT = tower.padded(tower.encode(["a red seven"], 64))
+    tokens_XT, mask_XT = padded(tower.encode(["a red seven"], 64), tower.pad_id)
     with torch.no_grad():
         output = tower.model(input_ids=tokens_XT, attention_mask=mask_XT)
     hidden_TD = output.last_hidden_state[0]
