@@ -34,8 +34,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mapper: Annotated[MapperConfig, Field(discriminator="kind")]
-    """From features to a prefix. Its length is paid for in every forward pass, now and when serving."""
+    mapper: Annotated[MapperConfig, Field(discriminator="kind")] | None = None
+    """From features to a prefix. Its length is paid for in every forward pass, now and when serving. The regime lit
+    has none; all others need one."""
     regime: Annotated[RegimeConfig, Field(discriminator="kind")] = PrefixRegime()
     """What is trained besides the mapper. By default nothing."""
     objectives: ObjectivesConfig = ObjectivesConfig(caption=CaptionConfig(), vqa=VqaConfig())
@@ -87,4 +88,18 @@ class TrainConfig(BaseModel):
             known = ["val_loss", *(f"val_loss_{name}" for name in self.objectives.names)]
             if self.stopping.metric not in known:
                 raise ValueError(f"stopping.metric is {self.stopping.metric!r}; expected one of {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _regime_has_its_parts(self) -> "TrainConfig":
+        if self.regime.kind != "lit":
+            if self.mapper is None:
+                raise ValueError(f"mapper is missing; expected one with the regime {self.regime.kind}")
+            return self
+        if self.mapper is not None:
+            raise ValueError("the regime lit has no mapper; leave it out")
+        if self.objectives.names != ("contrast",):
+            raise ValueError(f"the regime lit is trained by objectives.contrast alone; found {self.objectives.names}")
+        if self.regularisers != RegularisersConfig():
+            raise ValueError("the regime lit has no regularisers; leave them out")
         return self

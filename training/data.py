@@ -12,15 +12,16 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from infra.digests import digest_json
 from training.config import TrainConfig
 from training.objectives import objectives_of
-from training.packing import BatchObjectives, Layout, PackedBatch, PackedImage, apart, pack
+from training.packing import BatchObjectives, Layout, PackedImage, apart, pack
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from data_prep.features import FeatureStore
 
@@ -38,9 +39,15 @@ class Ranks:
     """Positions of a micro batch, prefix and padding included. None: a rank's whole share is one micro batch."""
 
 
+class Tensors(Protocol):
+    """What a model of the loop reads."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    tensors: PackedBatch
+    tensors: Tensors
     example_ids: tuple[str, ...]
 
 
@@ -53,6 +60,15 @@ class GlobalBatch:
     weight_O: tuple[float, ...]
     num_targets: int
     num_images: int
+
+
+class Batcher(Protocol):
+    """Images of a global step → this rank's tensors."""
+
+    @property
+    def ranks(self) -> Ranks: ...
+
+    def global_batch(self, images: Sequence[PackedImage]) -> GlobalBatch: ...
 
 
 class TrainingOrder:
@@ -88,8 +104,8 @@ class TrainingOrder:
 
 
 @dataclass(frozen=True)
-class Batcher:
-    """Images of a global step → this rank's tensors."""
+class PrefixBatcher:
+    """Rows of images with their branches behind a prefix."""
 
     features: FeatureStore
     layout: Layout

@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.dataset import Example, read_examples
 from infra.digests import digest_json
 from infra.disk import scratch_folder
-from infra.errors import DataError
+from infra.errors import ConfigError, DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest
 from infra.ray import run_units
 from infra.record import git_commit, package_versions
@@ -54,6 +54,11 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     """Raises DataError where the test split has nothing the model was trained to answer."""
     examples = _test_examples(config, inputs, workspace)
     train_config = TrainConfig.model_validate(inputs.train.facts["config"])
+    if train_config.regime.kind == "lit":
+        raise ConfigError(
+            "the regime of this training is lit, which answers no prompts; expected a model that generates text. "
+            "Compare images and texts with training.lit.zero_shot."
+        )
     control = swapped([example.image_id for example in examples], config.control_seed)
     questions = questions_of(examples, train_config, control)
     if not questions:

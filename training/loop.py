@@ -65,7 +65,7 @@ class TrainLoop:
         self.num_updates = 0
         """Of the phase: its global steps less those left out."""
         self.num_skipped_in_a_row = 0
-        self.messages: list[str] = list(prepared.messages)
+        self.messages: list[str] = list(prepared.material.messages)
         self.resumed_from: list[int] = []
         self.seconds = 0.0
         self.phase = self._resume()
@@ -270,7 +270,7 @@ class TrainLoop:
             )
             self.messages += told
         facts = {**self.prepared.facts, **self.phase.facts, "peak_memory_bytes_by_rank": memory}
-        facts["answer_space"] = self.prepared.space.model_dump(mode="json")
+        facts["answer_space"] = self.prepared.material.space.model_dump(mode="json")
         self._save(facts, export)
         self.writer.wait()
         self.recorder.log(self.step)

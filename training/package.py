@@ -109,9 +109,11 @@ def _readme(card: ModelCard) -> str:
             return f"folder `{model.ref.folder.name}`, digest `{model.digest[:12]}`"
         return f"`{model.ref.base}` of base output `{(model.base_fingerprint or '')[:12]}`"
 
+    mapper = card.training.mapper
+    assert mapper is not None, "the regime lit answers no prompts, so it is not evaluated and not packaged"
     return f"""# {card.model_name}
 
-Model `{card.model_digest[:12]}`: a trained mapper ({card.training.mapper.kind}, {card.training.mapper.prefix_tokens}
+Model `{card.model_digest[:12]}`: a trained mapper ({mapper.kind}, {mapper.prefix_tokens}
 prefix tokens; regime {card.training.regime.kind}) between two pretrained models that are not in this folder and are
 checked by digest when it is loaded:
 

@@ -179,6 +179,7 @@ def build_prefix_model(
     Changes the language model: what the regime trains is marked and added in place."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+        assert config.mapper is not None, "only the regime lit has none"
         mapper = build_mapper(config.mapper, MapperShape(*shape, language.width, language.embedding_scale))
         heads = _heads(config, language.width, space)
     soft_prompt = apply_regime(config.regime, language.model, config.seed)
@@ -198,5 +199,6 @@ def _heads(config: TrainConfig, width: int, space: AnswerSpace) -> nn.ModuleDict
 
 def layout_of(config: TrainConfig, language: LanguageModel) -> Layout:
     """What stands before every text."""
+    assert config.mapper is not None, "only the regime lit has none"
     soft = config.regime.num_tokens if config.regime.kind == "prompt" else 0
     return Layout(soft + len(language.lead_ids), config.mapper.prefix_tokens, language.shares_prefix)

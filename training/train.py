@@ -161,11 +161,8 @@ def _model_digest(checkpoint: Checkpoint, job: TrainJob, request: OutputRequest,
             "trainables": trainables_digest,
             "encoder_key": request.inputs["encoder_key"],
             "language_model": request.inputs["language_model_digest"],
-            "mapper": job.config.mapper.model_dump(mode="json"),
-            "regime": job.config.regime.model_dump(mode="json"),
-            "objectives": job.config.objectives.model_dump(mode="json"),
             "answer_space": checkpoint.state["finished"]["answer_space"],
-            "precision": job.config.precision,
+            **job.config.model_dump(mode="json", include={"mapper", "regime", "objectives", "precision"}),
         }
     )
 

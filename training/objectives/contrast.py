@@ -50,15 +50,16 @@ class ContrastLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor([bias])) if kind == "siglip" else None
 
     def forward(self, image_IE: Tensor, text_XE: Tensor, pairs: Pairs) -> Tensor:
-        """Scalar: Σ_x weight_x loss_x over this rank's texts, from vectors of length 1. The sum over all ranks is what one
-        rank computes of the whole batch, and so are the gradients. Every rank has to call it, and to go backward where
-        another does."""
+        """Scalar: Σ_x weight_x loss_x over this rank's texts, from vectors of length 1. The sum over all ranks is what
+        one rank computes of the whole batch, and so are the gradients. Every rank has to call it, and to go backward
+        where another does."""
         with torch.autocast(image_IE.device.type, enabled=False):
             everyone = _Everyone(len(image_IE), pairs)
             losses = self._siglip if self.kind == "siglip" else self._infonce
             return pairs.weight_X @ losses(image_IE.float(), text_XE.float(), everyone)
 
     def _siglip(self, image_IE: Tensor, text_XE: Tensor, everyone: _Everyone) -> Tensor:
+        assert self.bias is not None
         logits_XJ = self.log_temperature.exp() * text_XE @ everyone.images(image_IE).T + self.bias
         signs_XJ = everyone.positive_XJ * 2.0 - 1.0
         return -(functional.logsigmoid(signs_XJ * logits_XJ) * everyone.counts_J).sum(dim=1)
@@ -140,7 +141,8 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, counts_R, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # one output
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         summed = gradient.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(summed)
-        return summed.split(ctx.counts_R)[distributed.get_rank()], None
+        start = sum(ctx.counts_R[: _rank()])
+        return summed[start : start + ctx.counts_R[_rank()]], None

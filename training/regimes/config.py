@@ -1,8 +1,10 @@
-"""The regimes a recipe can name: what is trained beside the mapper."""
+"""The regimes a recipe can name: what is trained beside the mapper; or, in `lit`, without one."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+LABEL = "{label}"
 
 
 class _RegimeConfig(BaseModel):
@@ -72,4 +74,34 @@ class FullRegime(LanguageModelRegime):
     kind: Literal["full"]
 
 
-RegimeConfig = PrefixRegime | LoraRegime | PromptRegime | BitfitRegime | AdapterRegime | FullRegime
+class LitRegime(_RegimeConfig):
+    """LiT (Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning"): the recipe's language model is
+    the text tower, there is no mapper, and the objective is `contrast`."""
+
+    kind: Literal["lit"]
+    learning_rate: float | None = Field(gt=0)
+    """Peak of the text tower's; about 1e-4 where it is pretrained. None locks it, for very little data: then only the
+    projections and the temperature are trained."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """On the text tower's matrices only."""
+    text_pooling: Literal["mean", "last", "first", "pooler"] = "mean"
+    """How a text's tokens become one vector. `last` suits decoders, whose last token alone has read the whole text;
+    `first` suits BERT's class token; `pooler` is what the checkpoint itself pools with (CLIP's end token, for one)."""
+    image_projection: Literal["linear", "none"] = "linear"
+    """`none` trains nothing on the image side; then objectives.contrast.width is the vision tower's own width."""
+    templates: tuple[str, ...] = Field(default=("a photo of a {label}.",), min_length=1)
+    """Texts made of a label. In training each is a text of the image; max_targets_per_image bounds how many at once."""
+
+    @field_validator("templates")
+    @classmethod
+    def _name_the_label(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if without := [template for template in templates if LABEL not in template]:
+            raise ValueError(f"{without[0]!r} has no {LABEL}; expected it where the label goes")
+        return templates
+
+    def texts_of(self, label: str) -> tuple[str, ...]:
+        """One per template."""
+        return tuple(template.replace(LABEL, label) for template in self.templates)
+
+
+RegimeConfig = PrefixRegime | LoraRegime | PromptRegime | BitfitRegime | AdapterRegime | FullRegime | LitRegime

@@ -1,0 +1,50 @@
+"""What the regimes with a mapper make of a job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from data_prep.features import FeatureStore
+from training.data import PrefixBatcher, Ranks
+from training.job import TrainJob
+from training.language_model import LanguageModel, load_language_model
+from training.material import Examples, Material
+from training.objectives.answer_space import answer_space_of
+from training.prefix_model import PrefixModel, build_prefix_model, layout_of
+from training.tokenising import tokenise
+
+NOT_SHARED = (
+    "{}: this language model does not take a block mask with position ids, so every target has a copy of the prefix "
+    "of its own; the loss is the same and training is slower."
+)
+
+
+def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, ranks: Ranks) -> Material:
+    """Raises where an example cannot be trained."""
+    config = job.config
+    language = language_model_of(job)
+    layout = layout_of(config, language)
+    space = answer_space_of(examples.train, config.objectives)
+    if config.objectives.contrast:
+        # Negatives are the whole global batch, so a rank's share is not cut.
+        ranks = replace(ranks, micro_batch_tokens=None)
+
+    def build() -> PrefixModel:
+        # Loaded anew, since a regime changes the language model in place.
+        return build_prefix_model(config, language_model_of(job), (features.num_patches, features.vision_width), space)
+
+    return Material(
+        train=tokenise(examples.train, language, config, layout, space),
+        val=tokenise(examples.val, language, config, layout, space),
+        batcher=PrefixBatcher(features, layout, config, ranks),
+        build_model=build,
+        space=space,
+        messages=() if layout.shares else (NOT_SHARED.format(language.folder),),
+    )
+
+
+def language_model_of(job: TrainJob) -> LanguageModel:
+    dtype = torch.bfloat16 if job.config.precision == "bf16" else torch.float32
+    return load_language_model(job.language_model_dir, dtype)
