@@ -134,7 +134,7 @@ class TrainLoop:
             norm = engine.step(factor)
         self.watch.mark("optimizer")
         if not math.isfinite(norm):
-            self._count_skipped(batch, finite)
+            self._count_skipped(batch, finite, found[-2] > 0)
             return {}, found[-1] > 0
         self.num_skipped_in_a_row = 0
         self.num_updates += 1
@@ -186,11 +186,12 @@ class TrainLoop:
         sums, weights = totals.tolist()
         return self._losses(sums, tuple(weights), "val_")
 
-    def _count_skipped(self, batch: GlobalBatch, finite: list[Tensor]) -> None:
+    def _count_skipped(self, batch: GlobalBatch, finite: list[Tensor], losses_failed: bool) -> None:
         """Leave a global step out; or end, with the examples at fault."""
         self.num_skipped_in_a_row += 1
-        # A gradient can fail where every loss is a number: then it may be any micro batch's.
-        pairs = list(zip(batch.micro_batches, [good and not all(finite) for good in finite], strict=True))
+        if not losses_failed:  # a gradient did, and it may be any micro batch's
+            finite = [torch.tensor(False)] * len(finite)
+        pairs = zip(batch.micro_batches, finite, strict=True)
         own = [example for micro_batch, good in pairs if not good for example in micro_batch.example_ids]
         found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(found, own)
