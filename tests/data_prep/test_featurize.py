@@ -93,15 +93,15 @@ def test_a_second_dataset_encodes_only_what_is_new(
     assert units_run == []
 
 
-@pytest.mark.parametrize("num_new", [0, 1, 3], ids=["none", "one", "one in a hundred"])
+@pytest.mark.parametrize("num_new", [0, 1], ids=["none", "one in a hundred"])
 def test_as_many_images_are_encoded_as_are_new_and_their_bytes_are_those_from_scratch(
     num_new: int, units_run: list[int], dataset_of: Callable[..., Manifest], vit_dir: Path, workspace: Workspace
 ) -> None:
-    encode(dataset_of(300), vit_dir, workspace)
+    encode(dataset_of(100), vit_dir, workspace)
     units_run.clear()
-    grown = dataset_of(300 + num_new)
+    grown = with_digest(dataset_of(100 + num_new), "a" * 64)  # other rows, so that it is another output
     features = encode(grown, vit_dir, workspace)
-    assert features.counts == {"rows_out": 300 + num_new, "encoded": num_new, "reused": 300}
+    assert features.counts == {"rows_out": 100 + num_new, "encoded": num_new, "reused": 100}
     assert sum(units_run) == num_new
     assert_features_are_those_of_each_image_alone(features, grown, vit_dir, workspace)
 
