@@ -47,23 +47,15 @@ class CheckpointFolder:
         state: Mapping[str, Any],
         protected: Collection[int] = (),
     ) -> None:
-        """Write and commit. Does nothing where this step's checkpoint is there and verifies; replaces a damaged one.
+        """Write and commit. Writes nothing where this step's checkpoint is there and verifies; replaces a damaged one.
 
         Then the `keep` newest stay, and the steps in `protected`; older ones go."""
-        from safetensors.torch import save
-
-        if self.store.exists(self._key(step, MANIFEST)):
-            try:
-                self.load(step)
-                return
-            except IntegrityError:
-                self.delete(step)
-        # One file at a time: together they would take the memory of the tensors once more.
-        files = {
-            name + SUFFIX: self._write(step, name + SUFFIX, save(_ready(named))) for name, named in tensors.items()
-        }
-        files[STATE] = self._write(step, STATE, canonical_json(dict(state)))
-        self.store.create(self._key(step, MANIFEST), canonical_json({"step": step, "files": files}))
+        committed = self.store.exists(self._key(step, MANIFEST))
+        if committed and not self._verifies(step):
+            self.delete(step)
+            committed = False
+        if not committed:
+            self._commit(step, tensors, state)
         self._forget_before(step, protected)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -119,6 +111,22 @@ class CheckpointFolder:
                 f"{self.store.uri}/{key}: not a checkpoint's manifest; expected the digests of step {step}'s files. "
                 "An older checkpoint is used where there is one."
             ) from error
+
+    def _verifies(self, step: int) -> bool:
+        try:
+            self.load(step)
+        except IntegrityError:
+            return False
+        return True
+
+    def _commit(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
+        from safetensors.torch import save
+
+        files = {}
+        for name, named in tensors.items():  # one at a time: together they would take the tensors' memory once more
+            files[name + SUFFIX] = self._write(step, name + SUFFIX, save(_ready(named)))
+        files[STATE] = self._write(step, STATE, canonical_json(dict(state)))
+        self.store.create(self._key(step, MANIFEST), canonical_json({"step": step, "files": files}))
 
     def _write(self, step: int, name: str, data: bytes) -> str:
         """The file's digest."""

@@ -25,7 +25,6 @@ CONFIG = {
     "weight_decay": 0.1,
     "clip_norm": 0.5,
 }
-State = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 class TinyBatch(NamedTuple):
@@ -57,8 +56,8 @@ def global_batch(number: int) -> TinyBatch:
     return TinyBatch(torch.randn(12, 3, generator=draw), 5 * torch.randn(12, 3, generator=draw))
 
 
-def engine_of(stage: int, **resources: Any) -> ZeroEngine:
-    told = {"num_ranks": 1, "threads_per_rank": 1, "micro_batch_tokens": 1, "zero_stage": stage, **resources}
+def engine_of(zero_stage: int, **resources: Any) -> ZeroEngine:
+    told = {"num_ranks": 1, "threads_per_rank": 1, "micro_batch_tokens": 1, "zero_stage": zero_stage, **resources}
     return ZeroEngine(TinyModel(), TrainConfig.model_validate(CONFIG), TrainResources.model_validate(told))
 
 
@@ -87,40 +86,48 @@ def states(engine: ZeroEngine) -> dict[str, Tensor]:
     return {**parameters, **moments, "num_updates": torch.tensor(counts.pop())}
 
 
-def findings(stage: int, **resources: Any) -> dict[str, dict[str, Tensor]]:
+def started(zero_stage: int, **resources: Any) -> ZeroEngine:
+    """After two updates, one of them of two micro batches."""
+    engine = engine_of(zero_stage, **resources)
+    update(engine, 0, (5, 7))
+    update(engine, 1)
+    return engine
+
+
+def findings(zero_stage: int, **resources: Any) -> dict[str, dict[str, Tensor]]:
     """States after the same three updates in different ways."""
     found = {}
-    engine = engine_of(stage, **resources)
+    engine = engine_of(zero_stage, **resources)
     norms = [update(engine, number) for number in range(2)]
     parameters, moments = engine.capture()
     norms.append(update(engine, 2, factor=0.5))
     found["one micro batch"] = {**states(engine), "norms": torch.tensor(norms)}
 
-    engine = engine_of(stage, **resources)
+    engine = engine_of(zero_stage, **resources)
     cuts = [(2, 3, 7), (5, 7), (4, 2, 2, 4)]
     norms = [update(engine, number, cuts[number], (1.0, 1.0, 0.5)[number]) for number in range(3)]
     found["uneven micro batches"] = {**states(engine), "norms": torch.tensor(norms)}
 
-    engine = engine_of(stage, **resources)
+    engine = engine_of(zero_stage, **resources)
     update(engine, 7)
     engine.restore(parameters, moments, 2)
     update(engine, 2, factor=0.5)
     found["restored"] = states(engine)
+
+    engine = started(zero_stage, **resources)
+    update(engine, 2, (4, 2, 2, 4), 0.5)
+    found["without a skipped step"] = states(engine)
     for scale in (torch.nan, torch.inf, 1.0):
-        engine = engine_of(stage, **resources)
-        update(engine, 0, (5, 7))
-        update(engine, 1)
-        before = states(engine)
+        engine = started(zero_stage, **resources)
+        found["before a skipped step"] = states(engine)
         backward(engine, 9, (2, 3, 7), scale)
         engine.skip()
-        found[f"before skipping {scale}"], found[f"after skipping {scale}"] = before, states(engine)
+        found[f"skipped {scale}"] = states(engine)
+        backward(engine, 9, scale=torch.inf)
+        norm = engine.step(1.0)
+        found[f"refused {scale}"] = {**states(engine), "norm": torch.tensor(norm)}
         update(engine, 2, (4, 2, 2, 4), 0.5)
-        found[f"went on after skipping {scale}"] = states(engine)
-        engine = engine_of(stage, **resources)
-        update(engine, 0, (5, 7))
-        update(engine, 1)
-        update(engine, 2, (4, 2, 2, 4), 0.5)
-        found[f"without {scale}"] = states(engine)
+        found[f"went on {scale}"] = states(engine)
     return found
 
 

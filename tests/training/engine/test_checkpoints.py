@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,15 @@ def folder(tmp_path: Path) -> CheckpointFolder:
     return checkpoints
 
 
-def save(checkpoints: CheckpointFolder, step: int) -> None:
+def save(checkpoints: CheckpointFolder, step: int, protected: Collection[int] = ()) -> None:
     weights = {"mapper.b": torch.full((3,), float(step)), "mapper.a": torch.arange(4.0)}
-    checkpoints.save(step, {"trainables": weights, "optimizer": {"x": torch.ones(2)}}, {"global_step": step})
+    tensors = {"trainables": weights, "optimizer": {"x": torch.ones(2)}}
+    checkpoints.save(step, tensors, {"global_step": step}, protected)
+
+
+def newest_step(checkpoints: CheckpointFolder) -> int | None:
+    found, _ = checkpoints.newest()
+    return found and found.step
 
 
 def test_the_newest_is_what_was_saved_last(folder: CheckpointFolder) -> None:
@@ -27,17 +33,35 @@ def test_the_newest_is_what_was_saved_last(folder: CheckpointFolder) -> None:
     assert torch.equal(found.tensors["trainables"]["mapper.b"], torch.full((3,), 20.0))
 
 
-def truncate(path: Path) -> None:
+def shorten(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def flip(path: Path) -> None:
+def halve(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path, bit: int | None = None) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    bit = len(data) * 4 if bit is None else bit
+    data[bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+def flip_first(path: Path) -> None:
+    flip(path, 0)
+
+
+def flip_last(path: Path) -> None:
+    flip(path, path.stat().st_size * 8 - 1)
+
+
+@pytest.mark.parametrize("damage", [shorten, halve, empty, flip, flip_first, flip_last, Path.unlink])
 @pytest.mark.parametrize("name", ["trainables.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_skipped_with_a_message(
     name: str, damage: Callable[[Path], None], folder: CheckpointFolder, tmp_path: Path
@@ -52,6 +76,17 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(
     assert found is not None and found.step == 20 and not skipped
 
 
+def test_no_bit_of_a_manifest_can_flip_unseen(folder: CheckpointFolder, tmp_path: Path) -> None:
+    path = tmp_path / "train/checkpoints/abc/00000020/manifest.json"
+    sound = path.read_bytes()
+    for bit in range(len(sound) * 8):
+        flip(path, bit)
+        found, skipped = folder.newest()
+        assert found is not None and found.step == 10 and len(skipped) == 1, bit
+        path.write_bytes(sound)
+    assert newest_step(folder) == 20
+
+
 def test_a_writer_killed_before_the_manifest_leaves_the_older_one(folder: CheckpointFolder, tmp_path: Path) -> None:
     (tmp_path / "train/checkpoints/abc/00000030").mkdir()
     (tmp_path / "train/checkpoints/abc/00000030/trainables.safetensors").write_bytes(b"half")
@@ -59,10 +94,37 @@ def test_a_writer_killed_before_the_manifest_leaves_the_older_one(folder: Checkp
     assert found is not None and found.step == 20
 
 
-def test_only_the_newest_are_kept(folder: CheckpointFolder) -> None:
+def test_only_the_newest_and_the_protected_are_kept(folder: CheckpointFolder) -> None:
     for step in (30, 40, 50):
         save(folder, step)
     assert folder.steps() == [30, 40, 50]
+    for step in (60, 70, 80):
+        save(folder, step, protected={40})
+    assert folder.steps() == [40, 60, 70, 80]
+    save(folder, 90, protected={70})
+    assert folder.steps() == [70, 80, 90]
+    save(folder, 100)
+    assert folder.steps() == [80, 90, 100]
+
+
+def test_a_damaged_newer_checkpoint_does_not_take_the_place_of_a_sound_one(tmp_path: Path) -> None:
+    folder = CheckpointFolder(LocalStore(tmp_path), "train/checkpoints/abc", keep=1)
+    for step in (10, 20):
+        save(folder, step, protected={10})
+    flip(tmp_path / "train/checkpoints/abc/00000020/optimizer.safetensors")
+    save(folder, 15)
+    assert newest_step(folder) == 15
+    save(folder, 20)
+    assert newest_step(folder) == 20 and folder.steps() == [20]
+
+
+def test_torn_checkpoints_go_when_newer_ones_are_committed(folder: CheckpointFolder, tmp_path: Path) -> None:
+    for step in ("00000015", "00000045"):
+        (tmp_path / "train/checkpoints/abc" / step).mkdir()
+        (tmp_path / "train/checkpoints/abc" / step / "trainables.safetensors").write_bytes(b"half")
+    save(folder, 30)
+    left = sorted(path.name for path in (tmp_path / "train/checkpoints/abc").iterdir())
+    assert left == ["00000010", "00000020", "00000030", "00000045"]
 
 
 def test_nothing_sound_is_nothing(folder: CheckpointFolder, tmp_path: Path) -> None:
