@@ -33,9 +33,10 @@ def check_embeddings_path(language_model: Any) -> None:
             hidden_1LD = language_model.base_model(inputs_embeds=inputs_1LD, use_cache=False).last_hidden_state
             logits = language_model(inputs_embeds=inputs_1LD, use_cache=False).logits
             same = head is not None and torch.allclose(head(hidden_1LD), logits, rtol=1e-2, atol=1e-3)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{name} cannot read inputs_embeds ({str(error).strip().splitlines()[0]}); expected a language model that "
+            f"{name} cannot read inputs_embeds ({reason}); expected a language model that "
             f"reads vectors in the place of token embeddings, since the prefix is such vectors. {remedy}"
         ) from error
     if not same:

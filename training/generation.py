@@ -43,7 +43,9 @@ def generate(
         raise ValueError(f"found {len(prompts)} prompts for {len(patches_BPV)} images; expected one per image")
     if not prompts:
         return []
-    with torch.inference_mode():
+    # As in training: between bf16 matrices, trained parameters are fp32.
+    autocast = torch.autocast(patches_BPV.device.type, torch.bfloat16, enabled=language.model.dtype == torch.bfloat16)
+    with torch.inference_mode(), autocast:
         shared_BSD = model.shared_inputs(patches_BPV.float())
         inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode(list(prompts)))
         language.check_length(inputs_BTD.shape[1] + max_new_tokens, "the longest prompt and its answer")

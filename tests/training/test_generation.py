@@ -13,6 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from infra.errors import ConfigError
 from training.generation import generate
 from training.language_model import LanguageModel
+from training.regimes import apply_regime
+from training.regimes.config import AdapterRegime, BitfitRegime, FullRegime, LoraRegime, PrefixRegime, RegimeConfig
 
 WIDTH, PREFIX, EOS, POSITIONS = 32, 3, 2, 64
 PROMPTS = ["a", "", "abcdefgh", "xyz", "hello there", "q", "what is it", "zz"]
@@ -42,7 +44,8 @@ class Projection:
 
     def shared_inputs(self, patches_BPV: Tensor) -> Tensor:
         lead_LD = self.language.model.get_input_embeddings()(torch.tensor(self.language.lead_ids, dtype=torch.long))
-        return torch.cat([lead_LD.expand(len(patches_BPV), -1, -1), self.prefix(patches_BPV)], dim=1)
+        prefix_BKD = self.prefix(patches_BPV).to(lead_LD.dtype)
+        return torch.cat([lead_LD.expand(len(patches_BPV), -1, -1), prefix_BKD], dim=1)
 
 
 def _model(kind: str) -> Any:
@@ -132,6 +135,26 @@ def test_a_text_ends_at_the_end_token_and_others_go_on(language: LanguageModel, 
     ended = replace(language, eos_id=int(eos))
     texts = [text.split() for text in generate(Projection(language), ended, patches_BPV, PROMPTS, 20)]
     assert texts == [words[: words.index(eos)] if eos in words else words for words in whole]
+
+
+@pytest.mark.parametrize(
+    "regime",
+    [
+        PrefixRegime(),
+        LoraRegime(kind="lora", learning_rate=1e-3, target_modules="all-linear"),
+        BitfitRegime(kind="bitfit", learning_rate=1e-3, norms=True),
+        AdapterRegime(kind="adapter", learning_rate=1e-3, width=4),
+        FullRegime(kind="full", learning_rate=1e-3),
+    ],
+    ids=lambda regime: regime.kind,
+)
+def test_a_bf16_language_model_answers_in_every_regime(
+    language: LanguageModel, patches_BPV: Tensor, regime: RegimeConfig
+) -> None:
+    """What was trained is fp32 between bf16 matrices: only autocast multiplies the two."""
+    apply_regime(regime, language.model.bfloat16(), seed=0)
+    texts = generate(Projection(language), language, patches_BPV, PROMPTS, 6)
+    assert len(set(texts)) > 4
 
 
 def test_no_prompts_give_no_texts(language: LanguageModel, patches_BPV: Tensor) -> None:

@@ -24,43 +24,29 @@ def peft_files(
     `language_model` is the hub id or folder written into the adapter's configuration. The mapper has no place there."""
     from safetensors.torch import save
 
-    if isinstance(config, LoraRegime):
-        settings, tensors = _lora(config, trained)
-    else:
-        settings, tensors = _prompt(trained)
-    settings.base_model_name_or_path = language_model
-    fields = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}
+    fields, tensors = _lora(config, trained) if isinstance(config, LoraRegime) else _prompt(trained)
+    common = {"base_model_name_or_path": language_model, "task_type": "CAUSAL_LM", "inference_mode": True}
     return {
-        "adapter_config.json": canonical_json(fields),
+        # Only what is not PEFT's default: the whole of its configuration changes with every release.
+        "adapter_config.json": canonical_json({**common, **fields}),
         "adapter_model.safetensors": save({name: tensors[name].contiguous() for name in sorted(tensors)}),
     }
 
 
-def _lora(config: LoraRegime, trained: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """Modules are named in full, so that nothing depends on PEFT's defaults."""
-    from peft import LoraConfig, TaskType
-
+def _lora(config: LoraRegime, trained: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Modules are named in full, so that nothing depends on PEFT's table of targets."""
     own = {name.removeprefix(LANGUAGE_MODEL): value for name, value in trained.items() if ".lora_" in name}
-    settings = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=sorted({name.partition(".lora_")[0] for name in own}),
-        task_type=TaskType.CAUSAL_LM,
-        inference_mode=True,
-    )
-    return settings, {f"base_model.model.{name.replace(ADAPTER_NAME, '')}": value for name, value in own.items()}
+    fields = {
+        "peft_type": "LORA",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted({name.partition(".lora_")[0] for name in own}),
+    }
+    return fields, {f"base_model.model.{name.replace(ADAPTER_NAME, '')}": value for name, value in own.items()}
 
 
-def _prompt(trained: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    from peft import PromptTuningConfig, TaskType
-
+def _prompt(trained: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     (vectors,) = [value for name, value in trained.items() if name.startswith(SOFT_PROMPT)]
-    settings = PromptTuningConfig(
-        num_virtual_tokens=vectors.shape[0],
-        token_dim=vectors.shape[1],
-        num_transformer_submodules=1,
-        task_type=TaskType.CAUSAL_LM,
-        inference_mode=True,
-    )
-    return settings, {"prompt_embeddings": vectors}
+    fields = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": vectors.shape[0], "token_dim": vectors.shape[1]}
+    return fields, {"prompt_embeddings": vectors}

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ from language_model_families import FAMILIES, families
 
 from infra.errors import ConfigError
 from training.compatibility import allows_sharing, check_embeddings_path
+from training.language_model import frozen_language_model, load_language_model, load_tokenizer
 
 SHAPE = {"vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
@@ -24,14 +26,21 @@ def test_the_listed_families_take_prefixes_and_share_them(family: str, dtype: to
     assert allows_sharing(model)
 
 
-def test_a_model_that_reads_token_ids_alone_is_refused() -> None:
+@pytest.mark.shared_data
+def test_a_pretrained_model_takes_prefixes_and_shares_them(shared_data: Path) -> None:
+    language_model = load_language_model(shared_data / "weights" / "stories260K_hf", torch.float32)
+    assert allows_sharing(language_model.model)
+
+
+def test_a_model_that_reads_token_ids_alone_is_refused(language_model_dir: Path) -> None:
     from transformers import CpmAntConfig, CpmAntForCausalLM
 
     model = CpmAntForCausalLM(
         CpmAntConfig(vocab_size=101, hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=64, num_hidden_layers=1)
     )
+    tokenizer = load_tokenizer(language_model_dir)
     with pytest.raises(ConfigError, match="CpmAntForCausalLM does not take inputs_embeds; expected"):
-        check_embeddings_path(model.eval())
+        frozen_language_model(model, tokenizer, language_model_dir)
 
 
 def test_a_model_whose_forward_refuses_vectors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,18 @@ def test_a_tokenizer_larger_than_the_model_is_one_clear_sentence(
         load_language_model(tmp_path, torch.float32)
 
 
+def test_weights_that_are_not_safetensors_are_not_read(
+    tmp_path: Path, language_model_dir: Path, write_tokenizer: Callable[..., int]
+) -> None:
+    from safetensors.torch import load_file
+
+    write_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_bytes((language_model_dir / "config.json").read_bytes())
+    torch.save(load_file(language_model_dir / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="no causal language model could be read"):
+        load_language_model(tmp_path, torch.float32)
+
+
 def test_an_empty_folder_is_one_clear_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no tokenizer could be read"):
         load_language_model(tmp_path, torch.float32)

@@ -60,6 +60,15 @@ def test_gradient_checkpointing_keeps_less_and_changes_neither_loss_nor_gradient
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_checkpointing_leaves_generation_with_a_cache_alone(family: str) -> None:
+    model = language_model(family)
+    tokens_BT = torch.tensor([[3, 4, 5]])
+    expected = model.generate(tokens_BT, max_new_tokens=4, do_sample=False)
+    checkpoint_layers(model)
+    assert torch.equal(model.generate(tokens_BT, max_new_tokens=4, do_sample=False), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_decoder_layer_is_found_once_and_in_order(family: str) -> None:
     model = language_model(family)
     seen: list[Any] = []
