@@ -105,7 +105,7 @@ def two_ranks(tmp_path: Path, make_lit_job: Callable[..., TrainJob]) -> dict[str
     """Tunings that two ranks have finished, by loss and stage. The last batch of an epoch has one image."""
     jobs = {}
     # Stage 3 last: DeepSpeed then replaces torch's linear function in the whole process, which changes low bits.
-    for loss, stage in (("siglip", 2), ("infonce", 0), ("infonce", 2), ("infonce", 3)):
+    for loss, stage in (("infonce", 0), ("siglip", 2), ("infonce", 3)):
         resources = {"num_ranks": 2, "zero_stage": stage}
         config = {"global_batch_images": 5, "objectives": {"contrast": {"width": 8, "loss": loss}}}
         jobs[f"{loss}-{stage}"] = make_lit_job(tmp_path / f"{loss}-{stage}", "llama", config, resources=resources)
@@ -155,7 +155,7 @@ def test_an_exported_tuning_loads_again_and_finds_texts(
     tmp_path: Path, make_lit_job: Callable[..., TrainJob], profile: Profile
 ) -> None:
     """21 images in nine kinds of colour and digit, of which each has a caption of its own."""
-    job = make_lit_job(tmp_path, "bert", {"epochs": 60})
+    job = make_lit_job(tmp_path, "bert", {"epochs": 30})
     draft, workspace = exported(job, tmp_path, profile)
     features = FeatureStore(job.features, workspace.cache)
     model, tower = load_lit(trained_manifest(draft), features, job.language_model_dir, workspace.cache, "cpu")
