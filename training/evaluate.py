@@ -52,13 +52,13 @@ def evaluate_request(
 
 def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attempt, workspace: Workspace) -> Draft:
     """Raises DataError where the test split has nothing the model was trained to answer."""
-    examples = _test_examples(config, inputs, workspace)
     train_config = TrainConfig.model_validate(inputs.train.facts["config"])
     if train_config.regime.kind == "lit":
         raise ConfigError(
             "the regime of this training is lit, which answers no prompts; expected a model that generates text. "
             "Compare images and texts with training.lit.zero_shot."
         )
+    examples = _test_examples(config, inputs, workspace)
     control = swapped([example.image_id for example in examples], config.control_seed)
     questions = questions_of(examples, train_config, control)
     if not questions:

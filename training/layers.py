@@ -1,11 +1,13 @@
 """The decoder layers of a language model, whatever its family."""
 
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from infra.errors import ConfigError
+from infra.settings import TrainResources
 
 
 def decoder_layers(language_model: nn.Module) -> list[nn.Module]:
@@ -28,3 +30,11 @@ def checkpoint_layers(language_model: nn.Module) -> None:
     turn on the dropout of a frozen function, and this needs neither a mode nor inputs with gradients."""
     for layer in decoder_layers(language_model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def apply_resources(transformer: Any, resources: TrainResources) -> None:
+    """What the profile says of the forward pass of a transformer: less memory, or compiled."""
+    if resources.gradient_checkpointing:
+        checkpoint_layers(transformer)
+    if resources.compile:
+        transformer.compile(dynamic=True)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from training.config import TrainConfig
-from training.regimes.config import LanguageModelRegime
+from training.regimes.config import LanguageModelRegime, LitRegime
 
 LANGUAGE_SIDE = ("lm.", "soft_prompt.")
 """Beginnings of the names of what a regime trains. All else that is trained is new: mapper and heads."""
@@ -18,7 +18,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
     Two sides with rates of their own; on each side vectors (biases, norms) are not decayed."""
     rates = {False: (config.learning_rate, config.weight_decay)}
-    if isinstance(config.regime, LanguageModelRegime):
+    if isinstance(config.regime, LanguageModelRegime | LitRegime) and config.regime.learning_rate is not None:
         rates[True] = (config.regime.learning_rate, config.regime.weight_decay)
     found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -10,7 +10,7 @@ from data_prep.features import FeatureStore
 from training.data import PrefixBatcher, Ranks
 from training.job import TrainJob
 from training.language_model import LanguageModel, load_language_model
-from training.layers import checkpoint_layers
+from training.layers import apply_resources
 from training.material import Examples, Material
 from training.objectives.answer_space import answer_space_of
 from training.prefix_model import PrefixModel, build_prefix_model, layout_of
@@ -35,10 +35,7 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
     def build() -> PrefixModel:
         # Loaded anew, since a regime changes the language model in place.
         model = build_prefix_model(config, language_model_of(job), (features.num_patches, features.vision_width), space)
-        if job.resources.gradient_checkpointing:
-            checkpoint_layers(model.lm)
-        if job.resources.compile:
-            model.lm.base_model.compile(dynamic=True)
+        apply_resources(model.lm.base_model, job.resources)
         return model
 
     return Material(

@@ -12,6 +12,7 @@ from infra.errors import DataError
 from training.config import TrainConfig
 from training.data import Ranks
 from training.job import TrainJob
+from training.layers import apply_resources
 from training.lit.data import LitBatcher, lit_images
 from training.lit.model import LitModel, build_lit_model
 from training.lit.text_tower import TextTower, load_text_tower
@@ -30,7 +31,9 @@ def lit_material(job: TrainJob, features: FeatureStore, examples: Examples, rank
 
     def build() -> LitModel:
         # Loaded anew, since training changes the tower in place.
-        return build_lit_model(job.config, text_tower_of(job.config, job.language_model_dir), features.vision_width)
+        model = build_lit_model(job.config, text_tower_of(job.config, job.language_model_dir), features.vision_width)
+        apply_resources(model.lm, job.resources)
+        return model
 
     return Material(
         train=train,

@@ -100,10 +100,10 @@ def pooled(output: Any, mask_XT: Tensor, pooling: str) -> Tensor:
 
 def build_lit_model(config: TrainConfig, tower: TextTower, vision_width: int) -> LitModel:
     """A fresh model around the tower; the projections' weights are a function of the seed. Changes the tower's model:
-    what is trained is marked in place. Raises ConfigError where widths do not fit."""
+    what is trained is marked in place, and in train mode. Raises ConfigError where widths do not fit."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return LitModel(config, tower, vision_width)
+        return LitModel(config, tower, vision_width).train()
 
 
 def _fit_pooler(tower: TextTower, pooling: str) -> None:
