@@ -1,9 +1,10 @@
 """Prefix sharing: all targets of an image stand behind one copy of its prefix, and short images share a row.
 
-    [soft prompt, lead][prefix K][branch 1: prompt, target][branch 2: prompt, target]... [next image]...
+    [soft prompt, lead][prefix K][prompt 1][target][target]...[prompt 2][target]... [next image]...
 
-A branch sees its image's shared positions and itself; its positions go on from the prefix's. Loss and gradients are
-those of one sequence per target. A blind branch (a text that is compared with the image) does not see the prefix.
+Equal prompts of an image stand there once: ten answers share their question as they share the image. A target sees its
+image's shared positions, its prompt and itself; its positions go on from the prompt's. Loss and gradients are those of
+one sequence per target. A blind branch (a text that is compared with the image) does not see the prefix.
 Shapes: B images, P patches, V vision width, S = lead + K shared positions, R rows, L row length, N target tokens,
 M reads of one head, U numbers of one read.
 """
@@ -11,19 +12,18 @@ M reads of one head, U numbers of one read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+
+from training.packed_batch import FIRST_TEXT, LEAD, PAD, PREFIX, HeadReads, PackedBatch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-T = TypeVar("T", "HeadReads", "PackedBatch")
-PAD, LEAD, PREFIX, FIRST_BRANCH = -1, 0, 1, 2
-"""Kinds of a position within its image; branches count on from the last."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class Branch:
         return len(self.target_ids) or 1
 
 
+class Stem(NamedTuple):
+    """A prompt, and the branches that go on from it."""
+
+    prompt_ids: tuple[int, ...]
+    sees_image: bool
+    branches: list[Branch]
+
+
 @dataclass(frozen=True)
 class PackedImage:
     """One image and the branches behind its prefix."""
@@ -59,9 +67,19 @@ class PackedImage:
     image_id: str
     branches: tuple[Branch, ...]
 
-    @property
+    @cached_property
+    def stems(self) -> tuple[Stem, ...]:
+        found: dict[tuple[tuple[int, ...], bool], Stem] = {}
+        for branch in self.branches:
+            key = (branch.prompt_ids, branch.sees_image)
+            found.setdefault(key, Stem(*key, [])).branches.append(branch)
+        return tuple(found.values())
+
+    @cached_property
     def num_inputs(self) -> int:
-        return sum(branch.num_inputs for branch in self.branches)
+        """Positions behind the prefix."""
+        prompts = sum(len(stem.prompt_ids) for stem in self.stems)
+        return prompts + sum(branch.num_inputs - len(branch.prompt_ids) for branch in self.branches)
 
     @property
     def num_targets(self) -> int:
@@ -105,62 +123,6 @@ class BatchObjectives(NamedTuple):
     heads: tuple[int, ...]
     """Numbers of those with a head. Each reads in every micro batch, if only nothing, so that all ranks have gradients
     of the same parameters and join the same collectives."""
-
-
-@dataclass(frozen=True)
-class HeadReads:
-    """Where one head reads, and what it is compared with."""
-
-    row_M: Tensor
-    place_M: Tensor
-    image_M: Tensor
-    """Number of the image in the micro batch."""
-    values_MU: Tensor
-    weight_M: Tensor
-
-    def to(self, device: torch.device) -> HeadReads:
-        return _moved(self, device)
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """A micro batch as tensors."""
-
-    patches_BPV: Tensor
-    view_BPV: Tensor | None
-    """The same images as another stored view, where a regulariser wants it."""
-    image_row_B: Tensor
-    image_place_B: Tensor
-    """Where an image's shared positions begin."""
-    tokens_RL: Tensor
-    image_RL: Tensor
-    """Number of the image within its row; PAD behind the last."""
-    kind_RL: Tensor
-    """LEAD, PREFIX, or FIRST_BRANCH + the branch's number within its image."""
-    blind_RL: Tensor
-    positions_RL: Tensor
-    target_row_N: Tensor
-    target_place_N: Tensor
-    """Where the target token is predicted."""
-    target_N: Tensor
-    weight_N: Tensor
-    objective_N: Tensor
-    reads: dict[int, HeadReads]
-    """By objective that has a head."""
-    scale_O: Tensor
-    """Objective's weight over what it weighs in the global batch: turns sums of losses into parts of the loss."""
-
-    def to(self, device: torch.device) -> PackedBatch:
-        return _moved(self, device)
-
-
-def _moved(of: T, device: torch.device) -> T:
-    def move(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: inner.to(device) for key, inner in value.items()}
-        return value if value is None else value.to(device, non_blocking=True)
-
-    return replace(of, **{field.name: move(getattr(of, field.name)) for field in fields(of)})
 
 
 def rows_of(lengths: Sequence[int]) -> list[list[int]]:
@@ -210,7 +172,7 @@ class _Filler:
 
         self.layout, self.objectives = layout, objectives
         self.tokens, self.positions = (np.zeros(shape, dtype=np.int64) for _ in range(2))
-        self.image, self.kind = (np.full(shape, PAD, dtype=np.int64) for _ in range(2))
+        self.image, self.kind, self.prompt = (np.full(shape, PAD, dtype=np.int64) for _ in range(3))
         self.blind = np.zeros(shape, dtype=bool)
         self.starts = np.zeros((2, num_images), dtype=np.int64)
         self.targets: list[tuple[int, int, int, int]] = []
@@ -224,26 +186,41 @@ class _Filler:
         self.image[row, start : start + self.layout.length(image)] = number
         self.kind[row, start : start + lead] = LEAD
         self.kind[row, start + lead : start + shared] = PREFIX
+        self.prompt[row, start : start + shared] = self.kind[row, start : start + shared]
         self.positions[row, start : start + shared] = range(shared)
-        place = start + shared
-        for branch_number, branch in enumerate(image.branches):
-            end = place + branch.num_inputs
-            self.tokens[row, place:end] = (branch.prompt_ids + branch.target_ids)[: branch.num_inputs]
-            self.kind[row, place:end] = FIRST_BRANCH + branch_number
-            self.blind[row, place:end] = not branch.sees_image
-            first = shared if branch.sees_image else lead
-            self.positions[row, place:end] = range(first, first + branch.num_inputs)
-            # What precedes the branch's first token is the end of the prefix, wherever the branch lies.
-            before = [start + shared - 1, *range(place, end)]
-            prompt = len(branch.prompt_ids)
-            self.targets += [
-                (row, before[prompt + nth], token, branch.objective) for nth, token in enumerate(branch.target_ids)
-            ]
-            self.weights += [branch.weight] * len(branch.target_ids)
-            if not branch.target_ids:
-                read = (row, before[prompt], member, branch.values, branch.weight)
-                self.reads[branch.objective].append(read)
-            place = end
+        place, kinds = start + shared, count(FIRST_TEXT)
+        for stem in image.stems:
+            prompt, num_prompt = next(kinds), len(stem.prompt_ids)
+            first = shared if stem.sees_image else lead
+            self._put_text((row, place), stem.prompt_ids, first, (prompt, prompt, not stem.sees_image))
+            place += num_prompt
+            # What precedes a target is the end of its prompt, or of the prefix, wherever the target lies.
+            end = place - 1 if num_prompt else start + shared - 1
+            for branch in stem.branches:
+                read_ids = branch.target_ids[:-1]
+                kind = (next(kinds), prompt, not stem.sees_image)
+                self._put_text((row, place), read_ids, first + num_prompt, kind)
+                before = [end, *range(place, place + len(read_ids))]
+                self._put_targets(branch, row, before, member)
+                place += len(read_ids)
+
+    def _put_text(
+        self, at: tuple[int, int], token_ids: tuple[int, ...], first_position: int, kind: tuple[int, int, bool]
+    ) -> None:
+        """`kind` is (its own, its prompt's, whether it is blind)."""
+        row, span = at[0], slice(at[1], at[1] + len(token_ids))
+        self.tokens[row, span] = token_ids
+        self.kind[row, span], self.prompt[row, span], self.blind[row, span] = kind
+        self.positions[row, span] = range(first_position, first_position + len(token_ids))
+
+    def _put_targets(self, branch: Branch, row: int, before: list[int], member: int) -> None:
+        """`before[n]` is where target token n is predicted."""
+        if not branch.target_ids:
+            self.reads[branch.objective].append((row, before[0], member, branch.values, branch.weight))
+        self.targets += [
+            (row, place, token, branch.objective) for place, token in zip(before, branch.target_ids, strict=False)
+        ]
+        self.weights += [branch.weight] * len(branch.target_ids)
 
     def batch(self, patches_BPV: NDArray[np.float16], view_BPV: NDArray[np.float16] | None) -> PackedBatch:
         numbers_N4 = torch.tensor(self.targets, dtype=torch.long).reshape(-1, 4)
@@ -255,6 +232,7 @@ class _Filler:
             tokens_RL=torch.from_numpy(self.tokens),
             image_RL=torch.from_numpy(self.image),
             kind_RL=torch.from_numpy(self.kind),
+            prompt_RL=torch.from_numpy(self.prompt),
             blind_RL=torch.from_numpy(self.blind),
             positions_RL=torch.from_numpy(self.positions),
             target_row_N=numbers_N4[:, 0],
@@ -281,15 +259,3 @@ def _head_reads(found: list[_Read]) -> HeadReads:
         values_MU=torch.tensor([read[3] for read in found], dtype=torch.float32).reshape(len(found), num_values),
         weight_M=torch.tensor([read[4] for read in found], dtype=torch.float32),
     )
-
-
-def block_mask(batch: PackedBatch, dtype: torch.dtype) -> Tensor:
-    """Additive [R, 1, L, L]: causal within an image; between branches nothing; padding sees padding."""
-    image_RL, kind_RL = batch.image_RL, batch.kind_RL
-    same_image_RLL = image_RL[:, :, None] == image_RL[:, None, :]
-    same_kind_RLL = kind_RL[:, :, None] == kind_RL[:, None, :]
-    is_prefix_RLL = (kind_RL == PREFIX)[:, None, :] & ~batch.blind_RL[:, :, None]
-    allowed_RLL = same_image_RLL & (same_kind_RLL | (kind_RL == LEAD)[:, None, :] | is_prefix_RLL)
-    allowed_RLL = allowed_RLL.tril()
-    mask_RLL = torch.zeros(allowed_RLL.shape, dtype=dtype, device=image_RL.device)
-    return mask_RLL.masked_fill_(~allowed_RLL, torch.finfo(dtype).min)[:, None]

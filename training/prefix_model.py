@@ -18,7 +18,8 @@ from training.objectives import objectives_of
 from training.objectives.answer_space import AnswerSpace
 from training.objectives.contrast_head import ContrastHead
 from training.objectives.heads import ClassifyHead, RegressHead
-from training.packing import PAD, Layout, PackedBatch, block_mask
+from training.packed_batch import PAD, PackedBatch, block_mask
+from training.packing import Layout
 from training.perturbing import adversarial_patches, disturbed, noisy
 from training.regimes import apply_regime, set_train_mode
 

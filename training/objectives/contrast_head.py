@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from training.objectives.config import ContrastConfig
 from training.objectives.contrast import ContrastLoss, Pairs
-from training.packing import HeadReads
+from training.packed_batch import HeadReads
 
 
 class ContrastHead(nn.Module):

@@ -38,14 +38,16 @@ def prefix_model(
 
 
 def ragged_images(num_images: int, most: int = 12) -> tuple[list[PackedImage], "np.ndarray"]:
-    """1 to `most` targets per image, prompts of 0 to 3 tokens, targets of 1 to 5."""
+    """1 to `most` targets of 1 to 5 tokens per image, behind one of three prompts of 0 to 3 tokens."""
     draw = random.Random(0)
 
     def tokens(fewest: int, most: int) -> tuple[int, ...]:
         return tuple(draw.randrange(VOCABULARY) for _ in range(draw.randint(fewest, most)))
 
+    prompts = [(), tokens(1, 1), tokens(3, 3)]
+
     def branch() -> Branch:
-        return Branch("e", draw.randrange(2), tokens(0, 3), tokens(1, 5), draw.uniform(0.1, 2))
+        return Branch("e", draw.randrange(2), draw.choice(prompts), tokens(1, 5), draw.uniform(0.1, 2))
 
     counts = [1, most, *(draw.randint(1, most) for _ in range(num_images - 2))]
     images = [PackedImage(str(number), tuple(branch() for _ in range(count))) for number, count in enumerate(counts)]
@@ -112,6 +114,14 @@ def test_images_that_share_a_row_have_the_losses_of_rows_of_their_own(family: st
     assert together.total.item() / weights == pytest.approx(expected.item() / weights, abs=1e-5)
     for got, wanted in zip(found, _gradients(model.mapper), strict=True):
         torch.testing.assert_close(got / weights, wanted / weights, atol=1e-5, rtol=0)
+
+
+def test_equal_prompts_of_an_image_stand_there_once() -> None:
+    branches = tuple(Branch("e", 0, prompt, (7, 8, 9), 1.0) for prompt in ((1, 2), (3,), (1, 2), (1, 2)))
+    batch = pack([PackedImage("i", branches)], np.zeros((1, 5, 8), dtype=np.float16), Layout(0, 4), HEADLESS)
+    assert batch.tokens_RL[0, 4:].tolist() == [1, 2, 7, 8, 7, 8, 7, 8, 3, 7, 8]
+    assert batch.positions_RL[0, 4:].tolist() == [4, 5, 6, 7, 6, 7, 6, 7, 4, 5, 6]
+    assert batch.target_place_N.tolist() == [5, 6, 7, 5, 8, 9, 5, 10, 11, 12, 13, 14]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

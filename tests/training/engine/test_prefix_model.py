@@ -13,7 +13,8 @@ from torch import nn
 from training.config import TrainConfig
 from training.language_model import LanguageModel
 from training.objectives.answer_space import AnswerSpace
-from training.packing import BatchObjectives, Branch, PackedBatch, PackedImage, pack
+from training.packed_batch import PackedBatch
+from training.packing import BatchObjectives, Branch, PackedImage, pack
 from training.perturbing import adversarial_patches, disturbed, noisy
 from training.prefix_model import PrefixModel, build_prefix_model, layout_of
 from training.regularisers import AdversarialConfig, RegularisersConfig
