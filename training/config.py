@@ -80,6 +80,11 @@ class TrainConfig(BaseModel):
     max_skipped_steps: int = Field(default=3, ge=0)
     """Global steps in a row whose loss is not finite and that are left out; one more ends the training."""
 
+    @property
+    def language_in_bf16(self) -> bool:
+        """What is trained is fp32 in every precision, so a language model that is trained whole is."""
+        return self.precision == "bf16" and self.regime.kind != "full"
+
     @model_validator(mode="after")
     def _stopping_has_validation(self) -> "TrainConfig":
         if self.stopping.export == "best" or self.stopping.patience is not None:

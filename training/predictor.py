@@ -66,7 +66,7 @@ class Predictor:
         if threads:
             torch.set_num_threads(threads)
         # As in the evaluation: another dtype could give other texts.
-        dtype = torch.bfloat16 if card.training.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if card.training.language_in_bf16 else torch.float32
         language = load_language_model(language_folder, dtype)
         shape = (card.num_patches, card.vision_width)
         model = build_prefix_model(card.training, language, shape, card.answer_space)

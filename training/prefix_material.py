@@ -49,5 +49,5 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
 
 
 def language_model_of(job: TrainJob) -> LanguageModel:
-    dtype = torch.bfloat16 if job.config.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if job.config.language_in_bf16 else torch.float32
     return load_language_model(job.language_model_dir, dtype)

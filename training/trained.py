@@ -26,7 +26,7 @@ def load_trained(
 
     config = TrainConfig.model_validate(train.facts["config"])
     space = AnswerSpace.model_validate(train.facts["answer_space"])
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if config.language_in_bf16 else torch.float32
     language_model = load_language_model(language_model_folder, dtype)
     model = build_prefix_model(config, language_model, (features.num_patches, features.vision_width), space)
     (part,) = train.parts_of("trainables")
