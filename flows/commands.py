@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flows.opened import open_workspace
 from flows.plan import make_plan
-from flows.preflight import check_models
+from flows.preflight import check_models, check_objectives_can_be_scored
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import STEPS
 from flows.summary import RunSummary, report_path, step_result, summarise
@@ -49,6 +49,7 @@ def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json:
         summary = _all_reused(dict(outputs), reading)
         _finish(Console(), summary, dict(outputs), reading, as_json, log=None)
         return
+    check_objectives_can_be_scored(opened, planned)
     log = new_log_file(reading.settings.logs)
     with engines_to(log, for_good=True) as (output, error):
         terminal = Console(file=error)

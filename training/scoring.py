@@ -10,7 +10,7 @@ from training.report import Slice
 
 MAX_SLICES_PER_ATTRIBUTE = 24
 """An attribute with more values names examples, not slices."""
-MEAN_KEYS = ("vqa_accuracy", "caption_exact_match", "rouge_l", "cider_d")
+MEAN_KEYS = ("accuracy", "vqa_accuracy", "caption_exact_match", "rouge_l", "cider_d")
 """Metrics of a set that are the mean of its examples'."""
 Scores = dict[str, dict[str, float]]
 """By example_id, by metric."""
@@ -22,6 +22,8 @@ def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> tuple[
     metrics: dict[str, float] = {}
     questions = [example for example in examples if example.task == "vqa"]
     captions = [example for example in examples if example.task == "caption"]
+    for example in (example for example in examples if example.task == "classify"):
+        per_example[example.example_id] = {"accuracy": float(predictions[example.example_id] == example.label)}
     for example in questions:
         accuracy = vqa_accuracy(predictions[example.example_id], example.targets)
         per_example[example.example_id] = {"vqa_accuracy": accuracy}
@@ -60,7 +62,7 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
 
 def headline(scores: Mapping[str, float]) -> float:
     """One figure to rank examples by, whatever their task."""
-    return scores.get("vqa_accuracy", scores.get("cider_d", scores.get("rouge_l", 0.0)))
+    return next((scores[name] for name in ("vqa_accuracy", "accuracy", "cider_d", "rouge_l") if name in scores), 0.0)
 
 
 def _means(examples: Sequence[Example], per_example: Scores) -> dict[str, float]:

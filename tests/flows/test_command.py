@@ -112,6 +112,11 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
     assert "expected one of ingest, base, featurize" in refused(tmp_path, "run", TINY, "--until", "ingets")
 
 
+def test_a_training_that_gives_no_text_is_refused_where_it_would_be_evaluated(tmp_path: Path) -> None:
+    told = refused(tmp_path, "run", TINY, "--set", "training.objectives={regress: {}}")
+    assert "objectives regress gives no text, and evaluate scores text only" in told and "--until train" in told
+
+
 @pytest.mark.slow
 def test_a_dataset_without_a_usable_row_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")

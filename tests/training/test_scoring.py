@@ -151,3 +151,10 @@ def test_an_example_is_ranked_by_the_metric_of_its_task() -> None:
     assert headline({"vqa_accuracy": 0.5}) == 0.5
     assert headline({"rouge_l": 0.2, "cider_d": 3.0}) == 3.0
     assert headline({"rouge_l": 0.2}) == 0.2
+
+
+def test_a_label_is_right_or_wrong() -> None:
+    examples = [Example(name, name, "classify", "", (name,), "test", "one", label=name) for name in ("cat", "dog")]
+    metrics, per_example = score(examples, {"cat": "cat", "dog": "dogs"})
+    assert metrics == {"accuracy": 0.5}
+    assert per_example == {"cat": {"accuracy": 1.0}, "dog": {"accuracy": 0.0}}
