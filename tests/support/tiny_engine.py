@@ -123,11 +123,15 @@ def findings(zero_stage: int, **resources: Any) -> dict[str, dict[str, Tensor]]:
         backward(engine, 9, (2, 3, 7), scale)
         engine.skip()
         found[f"skipped {scale}"] = states(engine)
-        backward(engine, 9, scale=torch.inf)
+        update(engine, 2, (4, 2, 2, 4), 0.5)
+        found[f"went on after skipping {scale}"] = states(engine)
+    for scale in (torch.nan, torch.inf):
+        engine = started(zero_stage, **resources)
+        backward(engine, 9, (2, 3, 7), scale)
         norm = engine.step(1.0)
         found[f"refused {scale}"] = {**states(engine), "norm": torch.tensor(norm)}
         update(engine, 2, (4, 2, 2, 4), 0.5)
-        found[f"went on {scale}"] = states(engine)
+        found[f"went on after refusing {scale}"] = states(engine)
     return found
 
 

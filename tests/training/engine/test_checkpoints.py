@@ -107,15 +107,19 @@ def test_only_the_newest_and_the_protected_are_kept(folder: CheckpointFolder) ->
     assert folder.steps() == [80, 90, 100]
 
 
-def test_a_damaged_newer_checkpoint_does_not_take_the_place_of_a_sound_one(tmp_path: Path) -> None:
-    folder = CheckpointFolder(LocalStore(tmp_path), "train/checkpoints/abc", keep=1)
-    for step in (10, 20):
-        save(folder, step, protected={10})
-    flip(tmp_path / "train/checkpoints/abc/00000020/optimizer.safetensors")
-    save(folder, 15)
-    assert newest_step(folder) == 15
-    save(folder, 20)
-    assert newest_step(folder) == 20 and folder.steps() == [20]
+def test_a_damaged_newer_checkpoint_does_not_take_the_place_of_a_sound_one(
+    folder: CheckpointFolder, tmp_path: Path
+) -> None:
+    folder.keep = 2
+    save(folder, 30)
+    flip(tmp_path / "train/checkpoints/abc/00000030/optimizer.safetensors")
+    save(folder, 25)
+    assert newest_step(folder) == 25
+    flip(tmp_path / "train/checkpoints/abc/00000025/optimizer.safetensors")
+    assert newest_step(folder) == 20
+    for step in (25, 30):
+        save(folder, step)
+    assert newest_step(folder) == 30 and folder.steps() == [25, 30]
 
 
 def test_torn_checkpoints_go_when_newer_ones_are_committed(folder: CheckpointFolder, tmp_path: Path) -> None:
