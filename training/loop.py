@@ -13,7 +13,7 @@ from infra.digests import digest_json
 from infra.errors import DataError, Interrupted
 from training.checkpoint_writer import CheckpointWriter
 from training.data import GlobalBatch, prefetched
-from training.exporting import exported
+from training.exporting import exported, steps_to_keep
 from training.history import History
 from training.job import Link, TrainJob
 from training.memory_use import peak_memory_bytes
@@ -67,12 +67,25 @@ class TrainLoop:
         self.num_skipped_in_a_row = 0
         self.messages: list[str] = list(prepared.material.messages)
         self.resumed_from: list[int] = []
+        self.finished = False
+        """The checkpoint that was found is the last; ranks may be started again after it."""
         self.seconds = 0.0
         self.phase = self._resume()
         self.watch = Stopwatch(self.phase.engine.device)
 
     def run(self) -> None:
         self.recorder.begin(self.step)
+        if not self.finished:
+            self._train()
+            self._finish()
+        self.recorder.log(self.step)
+
+    def close(self, status: str) -> None:
+        self.writer.close()
+        self.recorder.close(status)
+
+    def _train(self) -> None:
+        """The global steps that are left, or fewer where validation says so."""
         started, spent = time.perf_counter(), self.seconds
         ended = False
         while self.step < self.num_steps and not ended:
@@ -99,11 +112,6 @@ class TrainLoop:
                     )
                 if ended:
                     break
-        self._finish()
-
-    def close(self, status: str) -> None:
-        self.writer.close()
-        self.recorder.close(status)
 
     def _batch(self, step: int) -> GlobalBatch:
         return self.prepared.batcher.global_batch(self.prepared.order.batch(step))
@@ -157,10 +165,15 @@ class TrainLoop:
         last = self.step == self.num_steps
         if not self.prepared.validation or not (self.step % self.config.validate_every_steps == 0 or last):
             return False
-        values = self._validation_losses()
+        found = self._validation_losses()
+        values = {name: value for name, value in found.items() if math.isfinite(value)}
+        if len(values) < len(found):
+            self.messages.append(f"validation after global step {self.step}: a loss is not finite; it is left out")
         self.recorder.validation(self.step, values)
-        is_best = self.best.see(self.config.stopping, self.step, values)
         self.watch.mark("validation")
+        if self.phase.last < self.num_steps:
+            return False  # what the mapper alone has learnt is no whole model
+        is_best = self.best.see(self.config.stopping, self.step, values)
         if is_best and self.config.stopping.export == "best" and not last:
             self._save({})
         ended = self.best.ends(self.config.stopping)
@@ -218,6 +231,7 @@ class TrainLoop:
         self.recorder.history = History.from_state(state["history"])
         self.best = Best.from_state(state["best"])
         self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
+        self.finished = bool(state["finished"])
         self.resumed_from = [*state["resumed_from"], checkpoint.step]
         self.messages = [*state["messages"], *(told for told in self.messages if told not in state["messages"])]
         self.seconds = state["seconds"]
@@ -253,8 +267,7 @@ class TrainLoop:
             tensors = {"trainables": trainables, "optimizer": optimizer}
             if export is not None:
                 tensors["export"] = export
-            protected = {self.best.step} if self.config.stopping.export == "best" and self.best.step else set()
-            self.writer.save(self.step, tensors, state, protected)
+            self.writer.save(self.step, tensors, state, steps_to_keep(self.config, self.step, self.best.step))
         self.watch.mark("checkpoint")
 
     def _finish(self) -> None:
@@ -266,15 +279,12 @@ class TrainLoop:
         export: dict[str, Tensor] = {}
         if self.rank == 0:
             self.writer.wait()
-            export, told = exported(
-                self.config.stopping, self.best.step, self.prepared.checkpoints, (self.step, trainables)
-            )
+            export, told = exported(self.config, self.best.step, self.prepared.checkpoints, (self.step, trainables))
             self.messages += told
         facts = {**self.prepared.facts, **self.phase.facts, "peak_memory_bytes_by_rank": memory}
         facts["answer_space"] = self.prepared.material.space.model_dump(mode="json")
         self._save(facts, export)
         self.writer.wait()
-        self.recorder.log(self.step)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
