@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from training.checkpoint_writer import CheckpointWriter
 from training.data import GlobalBatch, prefetched
 from training.exporting import exported, steps_to_keep
 from training.history import History
-from training.job import Link, TrainJob
+from training.job import Link, TrainJob, check_inputs
 from training.memory_use import peak_memory_bytes
 from training.objectives import objectives_of
 from training.phase import Position, TrainedPhase, check_frozen, enter
@@ -27,8 +28,9 @@ from training.stopwatch import Stopwatch
 from training.zero import sweep_dead_buffers
 
 
-def run_rank(job: TrainJob, link: Link) -> None:
-    """Train to the end, from the newest checkpoint that verifies. Needs an initialised process group.
+def run_rank(job: TrainJob, link: Link, messages: Sequence[str] = ()) -> None:
+    """Train to the end, from the newest checkpoint that verifies. Needs an initialised process group. `messages` are
+    what an operator should read beside the loop's own.
 
     Leaves a checkpoint of the last step whose state has `finished`. Raises Interrupted after a checkpoint when `link`
     says stop; DataError with example ids when losses stay not finite; IntegrityError
@@ -36,7 +38,7 @@ def run_rank(job: TrainJob, link: Link) -> None:
     torch.set_num_threads(job.resources.threads_per_rank)
     sweep_dead_buffers()
     prepared = prepare(job, distributed.get_rank(), distributed.get_world_size())
-    loop = TrainLoop(job, prepared, link)
+    loop = TrainLoop(job, prepared, link, messages)
     status = "FAILED"
     try:
         loop.run()
@@ -51,7 +53,7 @@ def run_rank(job: TrainJob, link: Link) -> None:
 class TrainLoop:
     """One rank's training: position, curves and the phase it is in."""
 
-    def __init__(self, job: TrainJob, prepared: Prepared, link: Link) -> None:
+    def __init__(self, job: TrainJob, prepared: Prepared, link: Link, messages: Sequence[str]) -> None:
         self.job, self.config, self.prepared, self.link = job, job.config, prepared, link
         self.rank = prepared.batcher.ranks.rank
         self.objectives = objectives_of(job.config.objectives)
@@ -65,7 +67,7 @@ class TrainLoop:
         self.num_updates = 0
         """Of the phase: its global steps less those left out."""
         self.num_skipped_in_a_row = 0
-        self.messages: list[str] = list(prepared.material.messages)
+        self.messages: list[str] = [*prepared.material.messages, *messages]
         self.resumed_from: list[int] = []
         self.finished = False
         """The checkpoint that was found is the last; ranks may be started again after it."""
@@ -227,6 +229,7 @@ class TrainLoop:
             return enter(self.phases, self.prepared, Position(0))
         checkpoint = checkpoint or self.prepared.checkpoints.load(chosen[0])
         state = checkpoint.state
+        check_inputs(self.job, checkpoint.step, state["inputs"])
         self.step = checkpoint.step
         self.recorder.history = History.from_state(state["history"])
         self.best = Best.from_state(state["best"])
@@ -248,6 +251,7 @@ class TrainLoop:
         if self.rank == 0:
             state = {
                 "global_step": self.step,
+                "inputs": self.job.inputs,
                 "epoch": self.step // self.prepared.order.steps_per_epoch,
                 # Draws are reseeded at each global step from (seed, step, rank): there is no other generator state.
                 "rng": {

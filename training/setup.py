@@ -10,6 +10,7 @@ from torch import nn
 from data_prep.dataset import read_examples
 from data_prep.features import FeatureStore
 from infra.errors import ConfigError, DataError
+from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.store import open_store
 from training.checkpoints import CheckpointFolder
@@ -52,6 +53,7 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
     """Read, tokenise and check everything, so that what is wrong shows before the first step."""
     config = job.config
     store = open_store(job.store_uri)
+    _check_shapes(job.features)
     cache = PartCache(store, job.cache_dir)
     features = FeatureStore(job.features, cache)
     found = read_examples(job.dataset, cache, ["train", "val"])
@@ -88,6 +90,19 @@ def _check_stopping(validation: Sequence[PackedImage], config: TrainConfig) -> N
             f"{', '.join(sorted(found)) or 'no objective'}; expected some that give it. Add val examples, name another "
             "metric, or leave stopping out."
         )
+
+
+def _check_shapes(features: Manifest) -> None:
+    """Raises DataError where parts are not what the manifest says: in another shape they would still be numbers."""
+    expected = (features.facts["num_patches"], features.facts["vision_width"])
+    for part in features.parts_of("features"):
+        found = (part.facts["num_patches"], part.facts["vision_width"])
+        if found != expected:
+            raise DataError(
+                f"feature part {part.digest[:12]}… holds {found[0]} patches of width {found[1]} an image; expected "
+                f"{expected[0]} of width {expected[1]}, as the recipe's vision tower gives. Run `frostline run RECIPE "
+                "--force featurize`."
+            )
 
 
 def _check_features(images: tuple[PackedImage, ...], features: FeatureStore) -> None:

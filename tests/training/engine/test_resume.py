@@ -35,9 +35,9 @@ CONFIG = {
     },
     "stopping": {"export": "average", "average_checkpoints": 2},
     "checkpoint_every_steps": 3,
-    "validate_every_steps": 5,
+    "validate_every_steps": 4,
 }
-"""12 global steps; the border is after the sixth, where a checkpoint falls too."""
+"""12 global steps; the border is after the sixth, where a checkpoint falls too; validations fall between."""
 COMMIT = ("checkpoint file", "manifest create", "checkpoints delete")
 NUM_KILLS = 20
 WAYS = [(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")]
