@@ -24,9 +24,13 @@ class StoppingConfig(BaseModel):
     average_checkpoints: int = Field(default=4, gt=1)
 
     @property
+    def needs_validation(self) -> bool:
+        return self.patience is not None or self.export == "best"
+
+    @property
     def decides(self) -> bool:
         """Whether the times of validations and checkpoints change what is exported."""
-        return self.patience is not None or self.export != "last"
+        return self.needs_validation or self.export == "average"
 
 
 class TrainConfig(BaseModel):
@@ -75,8 +79,7 @@ class TrainConfig(BaseModel):
     validation_images: int = Field(default=256, ge=0)
     """Images of the val split that a validation reads, first by id: enough for a curve. 0 validates nothing."""
     keep_checkpoints: int = Field(default=2, gt=0)
-    """More than one, because the newest may turn out damaged."""
-
+    """More than one, because the newest may turn out damaged. Those that `stopping` exports are kept besides."""
     max_skipped_steps: int = Field(default=3, ge=0)
     """Global steps in a row whose loss is not finite and that are left out; one more ends the training."""
 
@@ -87,7 +90,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _stopping_has_validation(self) -> "TrainConfig":
-        if self.stopping.export == "best" or self.stopping.patience is not None:
+        if self.stopping.needs_validation:
             if self.validation_images == 0:
                 raise ValueError("stopping needs validation; set validation_images above 0 or leave stopping out")
             known = ["val_loss", *(f"val_loss_{name}" for name in self.objectives.names)]

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.errors import ConfigError
 from infra.outputs import Manifest
 from infra.settings import TrainResources
 from training.config import TrainConfig
@@ -34,6 +35,14 @@ class TrainJob(BaseModel):
     cache_dir: Path
     tracking: Tracking | None = None
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What a checkpoint has to have been trained on."""
+        return {
+            "dataset_digest": self.dataset.identity["dataset_digest"],
+            "encoder_key": self.features.identity["encoder_key"],
+        }
+
 
 class Link(Protocol):
     """How a rank talks to whoever started it."""
@@ -43,6 +52,17 @@ class Link(Protocol):
 
     def stopping(self) -> bool:
         """True once somebody asked to stop. Must not block."""
+
+
+def check_inputs(job: TrainJob, step: int, inputs: dict[str, str]) -> None:
+    """Raises ConfigError where the checkpoint of `step` was trained on other inputs than the job's."""
+    for name, found in inputs.items():
+        if found != job.inputs[name]:
+            raise ConfigError(
+                f"{job.store_uri}/{checkpoint_prefix(job.fingerprint)}: the checkpoint of step {step} was trained with "
+                f"{name} {found[:12]}…; expected {job.inputs[name][:12]}…, which the job names. Start with the job "
+                "that `frostline run` writes, or use another store."
+            )
 
 
 def checkpoint_prefix(fingerprint: str) -> str:

@@ -19,72 +19,17 @@ from infra.ray import check_room, worker_environment
 from infra.store import open_store
 from training.checkpoints import CheckpointFolder
 from training.job import TrainJob, checkpoint_prefix
+from training.relay import POLL_SECONDS, Relay, RelayLink, last_line, told_of_losses
 
-POLL_SECONDS = 0.5
 LABEL = "train"
-
-
-class Relay:
-    """A Ray actor between the launcher and the ranks: progress one way, the stop flag the other."""
-
-    def __init__(self) -> None:
-        self.position: tuple[int, int, str] | None = None
-        self.stop = False
-        self.failed: tuple[str, str] | None = None
-
-    def exchange(self, position: tuple[int, int, str] | None) -> bool:
-        """Rank 0 tells (step, number of steps, note) and hears whether to stop."""
-        self.position = position or self.position
-        return self.stop
-
-    def poll(self, stop: bool) -> tuple[int, int, str] | None:
-        self.stop = self.stop or stop
-        return self.position
-
-    def fail(self, kind: str, message: str) -> None:
-        """The first failure that starting again would not cure."""
-        self.failed = self.failed or (kind, message)
-
-    def failure(self) -> tuple[str, str] | None:
-        return self.failed
-
-
-class RelayLink:
-    """A rank's end of the relay. A thread of rank 0 talks to the actor, so that no step waits for it."""
-
-    def __init__(self, relay: Any, rank: int) -> None:
-        self._relay = relay
-        self._position: tuple[int, int, str] | None = None
-        self._stop = False
-        self._closed = threading.Event()
-        if rank == 0:
-            threading.Thread(target=self._talk, name="relay", daemon=True).start()
-
-    def report(self, step: int, num_steps: int, note: str, /) -> None:
-        self._position = (step, num_steps, note)
-
-    def stopping(self) -> bool:
-        return self._stop
-
-    def close(self) -> None:
-        import ray
-
-        self._closed.set()
-        if self._position:
-            ray.get(self._relay.exchange.remote(self._position))
-
-    def _talk(self) -> None:
-        import ray
-
-        while not self._closed.wait(POLL_SECONDS):
-            self._stop = ray.get(self._relay.exchange.remote(self._position))
+HEALTH_CHECK_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 
 
 def launch(job: TrainJob, progress: Progress) -> None:
     """Train to the end on `job.resources.num_ranks` ranks of the connected Ray cluster.
 
     SIGTERM and SIGINT of this process make the ranks commit a checkpoint; then Interrupted is raised. Raises what
-    a rank raised, or PlatformError when ranks died more than `max_failures` times."""
+    a rank raised, or PlatformError when ranks were lost more than `max_failures` times."""
     import ray
 
     resources = job.resources
@@ -95,13 +40,16 @@ def launch(job: TrainJob, progress: Progress) -> None:
     relay = ray.remote(num_cpus=0)(Relay).remote()
     outcome: list[BaseException | None] = []
     fitting = threading.Thread(target=lambda: outcome.append(_fit(job, relay)), name="ray-train", daemon=True)
-    started = False
+    started, losses = False, list[str]()
     progress.start(LABEL, 0, "steps")  # how many there are, the ranks will say
     with _asked_to_stop() as asked:
         fitting.start()
         while fitting.is_alive():
             fitting.join(POLL_SECONDS)
-            position = ray.get(relay.poll.remote(asked.is_set()))
+            num_losses = len(losses)
+            position, losses = ray.get(relay.poll.remote(asked.is_set()))
+            for loss in losses[num_losses:]:
+                progress.advance(LABEL, 0, f"the ranks ended: {loss}")
             if position is None:
                 continue
             step, num_steps, note = position
@@ -117,7 +65,7 @@ def launch(job: TrainJob, progress: Progress) -> None:
     if failure is not None:
         raise _error_of(*failure)
     if outcome and outcome[0] is not None:
-        raise _ranks_lost(job, outcome[0])
+        raise _ranks_lost(job, losses or [last_line(outcome[0])])
 
 
 def _fit(job: TrainJob, relay: Any) -> BaseException | None:
@@ -128,6 +76,8 @@ def _fit(job: TrainJob, relay: Any) -> BaseException | None:
     resources = job.resources
     on_gpus = resources.gpus_per_rank > 0
     environment = worker_environment(resources.threads_per_rank, resources.gpus_per_rank)
+    # Ray's own ten minutes would be what a hung rank costs where no other rank waits for it.
+    os.environ[HEALTH_CHECK_VARIABLE] = str(resources.rank_timeout_seconds)
     trainer = TorchTrainer(
         _ray_rank,
         train_loop_config={"job": job.model_dump_json(), "relay": relay},
@@ -142,6 +92,7 @@ def _fit(job: TrainJob, relay: Any) -> BaseException | None:
             storage_path=_ray_folder(job),
             failure_config=FailureConfig(max_failures=resources.max_failures),
             worker_runtime_env={"env_vars": environment},
+            callbacks=[told_of_losses(relay)],
         ),
     )
     try:
@@ -163,7 +114,8 @@ def _ray_rank(settings: dict[str, Any]) -> None:
         return  # this group was started again for a failure that is final
     link = RelayLink(relay, ray.train.get_context().get_world_rank())
     try:
-        run_rank(TrainJob.model_validate_json(settings["job"]), link)
+        losses = [f"the ranks were started again: {loss}" for loss in ray.get(relay.losses.remote())]
+        run_rank(TrainJob.model_validate_json(settings["job"]), link, losses)
     except FrostlineError as error:
         if error.retryable:
             raise
@@ -247,10 +199,10 @@ def _error_of(kind: str, message: str) -> FrostlineError:
     return error
 
 
-def _ranks_lost(job: TrainJob, error: BaseException) -> PlatformError:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+def _ranks_lost(job: TrainJob, losses: list[str]) -> PlatformError:
+    resources = job.resources
     return PlatformError(
-        f"the ranks of this training died {job.resources.max_failures + 1} times (last: {lines[-1].strip()}); expected "
-        f"them to finish. Checkpoints are kept: start again to resume. If memory ran out, lower micro_batch_tokens; if "
-        f"a rank hung, see rank_timeout_seconds ({job.resources.rank_timeout_seconds})."
+        f"the ranks of this training were lost {resources.max_failures + 1} times (the last: {losses[-1]}); expected "
+        "them to finish. Checkpoints are kept: start again to resume. If memory ran out, lower micro_batch_tokens; if "
+        f"a rank needs longer, raise rank_timeout_seconds ({resources.rank_timeout_seconds})."
     )

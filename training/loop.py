@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from infra.digests import digest_json
 from infra.errors import DataError, Interrupted
 from training.checkpoint_writer import CheckpointWriter
 from training.data import GlobalBatch, prefetched
-from training.exporting import exported
+from training.exporting import exported, steps_to_keep
 from training.history import History
-from training.job import Link, TrainJob
+from training.job import Link, TrainJob, check_inputs
 from training.memory_use import peak_memory_bytes
 from training.objectives import objectives_of
 from training.phase import Position, TrainedPhase, check_frozen, enter
@@ -27,8 +28,9 @@ from training.stopwatch import Stopwatch
 from training.zero import sweep_dead_buffers
 
 
-def run_rank(job: TrainJob, link: Link) -> None:
-    """Train to the end, from the newest checkpoint that verifies. Needs an initialised process group.
+def run_rank(job: TrainJob, link: Link, messages: Sequence[str] = ()) -> None:
+    """Train to the end, from the newest checkpoint that verifies. Needs an initialised process group. `messages` are
+    what an operator should read beside the loop's own.
 
     Leaves a checkpoint of the last step whose state has `finished`. Raises Interrupted after a checkpoint when `link`
     says stop; DataError with example ids when losses stay not finite; IntegrityError
@@ -36,7 +38,7 @@ def run_rank(job: TrainJob, link: Link) -> None:
     torch.set_num_threads(job.resources.threads_per_rank)
     sweep_dead_buffers()
     prepared = prepare(job, distributed.get_rank(), distributed.get_world_size())
-    loop = TrainLoop(job, prepared, link)
+    loop = TrainLoop(job, prepared, link, messages)
     status = "FAILED"
     try:
         loop.run()
@@ -51,7 +53,7 @@ def run_rank(job: TrainJob, link: Link) -> None:
 class TrainLoop:
     """One rank's training: position, curves and the phase it is in."""
 
-    def __init__(self, job: TrainJob, prepared: Prepared, link: Link) -> None:
+    def __init__(self, job: TrainJob, prepared: Prepared, link: Link, messages: Sequence[str]) -> None:
         self.job, self.config, self.prepared, self.link = job, job.config, prepared, link
         self.rank = prepared.batcher.ranks.rank
         self.objectives = objectives_of(job.config.objectives)
@@ -65,14 +67,27 @@ class TrainLoop:
         self.num_updates = 0
         """Of the phase: its global steps less those left out."""
         self.num_skipped_in_a_row = 0
-        self.messages: list[str] = list(prepared.material.messages)
+        self.messages: list[str] = [*prepared.material.messages, *messages]
         self.resumed_from: list[int] = []
+        self.finished = False
+        """The checkpoint that was found is the last; ranks may be started again after it."""
         self.seconds = 0.0
         self.phase = self._resume()
         self.watch = Stopwatch(self.phase.engine.device)
 
     def run(self) -> None:
         self.recorder.begin(self.step)
+        if not self.finished:
+            self._train()
+            self._finish()
+        self.recorder.log(self.step)
+
+    def close(self, status: str) -> None:
+        self.writer.close()
+        self.recorder.close(status)
+
+    def _train(self) -> None:
+        """The global steps that are left, or fewer where validation says so."""
         started, spent = time.perf_counter(), self.seconds
         ended = False
         while self.step < self.num_steps and not ended:
@@ -99,11 +114,6 @@ class TrainLoop:
                     )
                 if ended:
                     break
-        self._finish()
-
-    def close(self, status: str) -> None:
-        self.writer.close()
-        self.recorder.close(status)
 
     def _batch(self, step: int) -> GlobalBatch:
         return self.prepared.batcher.global_batch(self.prepared.order.batch(step))
@@ -157,10 +167,15 @@ class TrainLoop:
         last = self.step == self.num_steps
         if not self.prepared.validation or not (self.step % self.config.validate_every_steps == 0 or last):
             return False
-        values = self._validation_losses()
+        found = self._validation_losses()
+        values = {name: value for name, value in found.items() if math.isfinite(value)}
+        if len(values) < len(found):
+            self.messages.append(f"validation after global step {self.step}: a loss is not finite; it is left out")
         self.recorder.validation(self.step, values)
-        is_best = self.best.see(self.config.stopping, self.step, values)
         self.watch.mark("validation")
+        if self.phase.last < self.num_steps:
+            return False  # what the mapper alone has learnt is no whole model
+        is_best = self.best.see(self.config.stopping, self.step, values)
         if is_best and self.config.stopping.export == "best" and not last:
             self._save({})
         ended = self.best.ends(self.config.stopping)
@@ -214,10 +229,12 @@ class TrainLoop:
             return enter(self.phases, self.prepared, Position(0))
         checkpoint = checkpoint or self.prepared.checkpoints.load(chosen[0])
         state = checkpoint.state
+        check_inputs(self.job, checkpoint.step, state["inputs"])
         self.step = checkpoint.step
         self.recorder.history = History.from_state(state["history"])
         self.best = Best.from_state(state["best"])
         self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
+        self.finished = bool(state["finished"])
         self.resumed_from = [*state["resumed_from"], checkpoint.step]
         self.messages = [*state["messages"], *(told for told in self.messages if told not in state["messages"])]
         self.seconds = state["seconds"]
@@ -234,6 +251,7 @@ class TrainLoop:
         if self.rank == 0:
             state = {
                 "global_step": self.step,
+                "inputs": self.job.inputs,
                 "epoch": self.step // self.prepared.order.steps_per_epoch,
                 # Draws are reseeded at each global step from (seed, step, rank): there is no other generator state.
                 "rng": {
@@ -253,8 +271,7 @@ class TrainLoop:
             tensors = {"trainables": trainables, "optimizer": optimizer}
             if export is not None:
                 tensors["export"] = export
-            protected = {self.best.step} if self.config.stopping.export == "best" and self.best.step else set()
-            self.writer.save(self.step, tensors, state, protected)
+            self.writer.save(self.step, tensors, state, steps_to_keep(self.config, self.step, self.best.step))
         self.watch.mark("checkpoint")
 
     def _finish(self) -> None:
@@ -266,15 +283,12 @@ class TrainLoop:
         export: dict[str, Tensor] = {}
         if self.rank == 0:
             self.writer.wait()
-            export, told = exported(
-                self.config.stopping, self.best.step, self.prepared.checkpoints, (self.step, trainables)
-            )
+            export, told = exported(self.config, self.best.step, self.prepared.checkpoints, (self.step, trainables))
             self.messages += told
         facts = {**self.prepared.facts, **self.phase.facts, "peak_memory_bytes_by_rank": memory}
         facts["answer_space"] = self.prepared.material.space.model_dump(mode="json")
         self._save(facts, export)
         self.writer.wait()
-        self.recorder.log(self.step)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

@@ -73,6 +73,8 @@ def enter(phases: Sequence[Phase], prepared: Prepared, position: Position) -> Tr
         "modules": [list(count) for count in counts],
         "frozen_digest": frozen_digest(model) if distributed.get_rank() == 0 else "",
     }
+    # Parts come in eval mode: without this, dropout would begin with the first validation, and again after a restart.
+    model.train()
     engine = ZeroEngine(model, prepared.job.config, prepared.job.resources)
     if step > phase.first:
         engine.restore(parameters, position.moments, position.num_updates)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from data_prep.dataset import read_examples
 from data_prep.features import FeatureStore
-from infra.errors import DataError
+from infra.errors import ConfigError, DataError
+from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.store import open_store
 from training.checkpoints import CheckpointFolder
+from training.config import TrainConfig
 from training.data import Batcher, Ranks, TrainingOrder
 from training.job import TrainJob, checkpoint_prefix
 from training.lit.material import lit_material
@@ -50,6 +53,7 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
     """Read, tokenise and check everything, so that what is wrong shows before the first step."""
     config = job.config
     store = open_store(job.store_uri)
+    _check_shapes(job.features)
     cache = PartCache(store, job.cache_dir)
     features = FeatureStore(job.features, cache)
     found = read_examples(job.dataset, cache, ["train", "val"])
@@ -58,6 +62,7 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
     material = make(job, features, examples, Ranks(rank, num_ranks, job.resources.micro_batch_tokens))
     check_objectives(material.train, config)
     validation = material.val[: config.validation_images]
+    _check_stopping(validation, config)
     _check_features((*material.train, *validation), features)
     facts: dict[str, object] = {
         "num_train_images": len(material.train),
@@ -72,6 +77,32 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
         CheckpointFolder(store, checkpoint_prefix(job.fingerprint), config.keep_checkpoints),
         facts,
     )
+
+
+def _check_stopping(validation: Sequence[PackedImage], config: TrainConfig) -> None:
+    """Raises ConfigError where validations will never give the metric that decides."""
+    stopping, names = config.stopping, config.objectives.names
+    found = {names[branch.objective] for image in validation for branch in image.branches}
+    curves = {f"val_loss_{name}" for name in found} | ({"val_loss"} if found else set())
+    if stopping.needs_validation and stopping.metric not in curves:
+        raise ConfigError(
+            f"training.stopping waits for {stopping.metric}, and the val split has examples of "
+            f"{', '.join(sorted(found)) or 'no objective'}; expected some that give it. Add val examples, name another "
+            "metric, or leave stopping out."
+        )
+
+
+def _check_shapes(features: Manifest) -> None:
+    """Raises DataError where parts are not what the manifest says: in another shape they would still be numbers."""
+    expected = (features.facts["num_patches"], features.facts["vision_width"])
+    for part in features.parts_of("features"):
+        found = (part.facts["num_patches"], part.facts["vision_width"])
+        if found != expected:
+            raise DataError(
+                f"feature part {part.digest[:12]}… holds {found[0]} patches of width {found[1]} an image; expected "
+                f"{expected[0]} of width {expected[1]}, as the recipe's vision tower gives. Run `frostline run RECIPE "
+                "--force featurize`."
+            )
 
 
 def _check_features(images: tuple[PackedImage, ...], features: FeatureStore) -> None:

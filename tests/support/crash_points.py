@@ -34,7 +34,7 @@ FILLING = ("write", "sendfile")
 STORE_ACTIONS = {
     "upload": {"/parts/": "upload part"},
     "create": {"/manifest.json": "manifest create", "/log/": "log append", "/ledger/": "ledger append"},
-    "write": {"/journal/": "journal note"},
+    "write": {"/journal/": "journal note", "/checkpoints/": "checkpoint file"},
     "delete": {"/journal/": "journal delete", "/checkpoints/": "checkpoints delete"},
 }
 CACHE_ACTIONS = {"parts": "cache fetch", "stamps": "cache stamp", "folders": "cache link"}

@@ -48,11 +48,11 @@ class Forge:
 
 
 def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the module or its libraries print is no answer
     module = importlib.import_module(sys.argv[1])
     if len(sys.argv) > 2:
         module.warm_up(*sys.argv[2:])
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

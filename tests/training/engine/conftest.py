@@ -88,10 +88,11 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
         resources: dict[str, Any] | None = None,
         num_images: int = 24,
         features: np.ndarray | None = None,
+        rows: list[dict[str, Any]] | None = None,
     ) -> TrainJob:
         store = LocalStore(folder / "store")
         folder.mkdir(parents=True, exist_ok=True)
-        rows = tiny_rows(num_images)
+        rows = rows or tiny_rows(num_images)
         values = tiny_features(num_images) if features is None else features
         image_ids = [f"{number:064x}" for number in range(num_images)]
         shard = store_shard(store, folder, examples=pa.Table.from_pylist(rows, schema=examples_schema()))
@@ -132,6 +133,11 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
 @pytest.fixture(scope="session")
 def make_examples() -> Callable[[int], list[Example]]:
     return tiny_examples
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[[int], list[dict[str, Any]]]:
+    return tiny_rows
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Several ranks: through torchrun and through Ray Train."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,22 +135,50 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_torchrun(
-    tmp_path: Path, make_job: Callable[..., TrainJob], two_ranks: dict[str, TrainJob]
-) -> None:
+@pytest.mark.parametrize(
+    ("number", "seconds", "told"),
+    [
+        (signal.SIGKILL, 60, "rank [01] died"),
+        (signal.SIGTERM, 60, "rank [01] died"),
+        (signal.SIGSTOP, 15, r"rank [01] was not heard of for \d+ s; rank [01] said: .*[Tt]imed out"),
+    ],
+)
+def test_a_lost_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_torchrun(
+    number: int, seconds: int, told: str, tmp_path: Path, make_job: Callable[..., TrainJob],
+    two_ranks: dict[str, TrainJob],
+) -> None:  # fmt: skip
+    """Killed, hung or asked to end: the training goes on without anybody's help, and says what happened."""
     from training.launch import launch
 
-    job = make_job(tmp_path, LONG, {"num_ranks": 2})
-    thread = threading.Thread(target=launch, args=(job, Silent()))
+    job = make_job(tmp_path, LONG, {"num_ranks": 2, "rank_timeout_seconds": seconds})
+    progress = Notes()
+    thread = threading.Thread(target=launch, args=(job, progress))
     thread.start()
     wait_for_checkpoint(job)
-    os.kill(rank_process(), signal.SIGKILL)
-    thread.join(120)
+    lost = rank_process()
+    os.kill(lost, number)
+    thread.join(300)
+    print(progress.notes[-50:], final(job).state["messages"], Path(f"/proc/{lost}").exists())
     assert not thread.is_alive()
     assert len(final(job).state["resumed_from"]) == 1
+    (message,) = final(job).state["messages"]
+    assert re.match(f"the ranks were started again: {told}", message)
+    assert message.removeprefix("the ranks were started again: ") in " ".join(progress.notes)
+    assert not Path(f"/proc/{lost}").exists(), "the lost rank still holds its memory"
     for name, value in final(two_ranks["long"]).tensors["trainables"].items():
         assert torch.equal(value, final(job).tensors["trainables"][name]), name
+
+
+class Notes(Silent):
+    """Keeps what an operator would read."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def advance(self, label: str, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
+        self.notes.append(note)
 
 
 def rank_process() -> int:

@@ -1,0 +1,241 @@
+"""SIGKILL of ranks, then the same training once more: the weights are those of the undisturbed training, to the bit.
+
+Every rank is a process of its own that runs `training.train` as under torchrun; dropout in the mapper and in LoRA, all
+regularisers, and a border between two phases. Shown to fail, by one change each: see the tests.
+"""
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from crash_points import Point, recorded
+from ranks import KILLED, Ranks, final
+
+from training.checkpoints import Checkpoint
+from training.job import TrainJob
+
+MakeJob = Callable[..., TrainJob]
+MAPPER = {"kind": "transformer", "prefix_tokens": 3, "width": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1}
+LORA = {"kind": "lora", "rank": 2, "dropout": 0.2, "learning_rate": 1e-2, "mapper_first_fraction": 0.5}
+REGIMES: dict[str, Mapping[str, Any]] = {"prefix": {"kind": "prefix"}, "lora": LORA}
+CONFIG = {
+    "mapper": MAPPER,
+    "regularisers": {
+        "consistency": {"weight": 0.1},
+        "adversarial": {"weight": 0.1},
+        "label_smoothing": 0.1,
+        "feature_dropout": 0.1,
+        "feature_noise": 0.1,
+    },
+    "stopping": {"export": "average", "average_checkpoints": 2},
+    "checkpoint_every_steps": 3,
+    "validate_every_steps": 4,
+}
+"""12 global steps; the border is after the sixth, where a checkpoint falls too; validations fall between."""
+COMMIT = ("checkpoint file", "manifest create", "checkpoints delete")
+NUM_KILLS = 20
+WAYS = [(stage, precision) for stage in range(4) for precision in ("fp32", "bf16")]
+BORDER = ["step | 6 | before", "step | 6 | after", "capture | 2 | after", "enter | 2 | before", "enter | 2 | after"]
+BORDER += ["forward | 7 | before", "step | 7 | before", "step | 7 | after"]
+"""Around the border, and the checkpoint before it."""
+ELSEWHERE = ["prepare | 1 | after", "enter | 1 | before", "forward | 1 | after", "backward | 5 | after"]
+ELSEWHERE += ["validation | 1 | after", "hand over | 3 | after", "finish | 1 | before", "finish | 1 | after"]
+
+
+@pytest.fixture(scope="module")
+def ranks(make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with Ranks(2, make_job(folder, {**CONFIG, "regime": LORA}), folder) as made:
+        yield made
+
+
+@dataclass
+class Training:
+    """One that has been trained undisturbed, and can be killed again and again in another folder."""
+
+    ranks: Ranks
+    job: TrainJob
+    again: TrainJob
+    folder: Path
+    points: list[Point] = field(default_factory=list)
+    """Of checkpoints' commits, in the undisturbed training."""
+
+    def __post_init__(self) -> None:
+        record = self.folder / "points"
+        since = time.monotonic()
+        assert set(self.ranks.run(self.job, self.folder, {0: {"FAULT_RECORD": str(record)}})) == {0}
+        self.seconds = time.monotonic() - since
+        self.points = [point for point in recorded(record) if point.action in COMMIT]
+        self.expected = final(self.job)
+
+    def kill_until_it_ends(self, disturbances: Sequence[Mapping[int, Mapping[str, str]]]) -> int:
+        """Start anew; kill as told, as long as it has not come to its end; then finish it and compare. The number of
+        kills."""
+        shutil.rmtree(self.folder / "killed" / "store" / "train", ignore_errors=True)
+        num_kills = 0
+        for disturbed in disturbances:
+            statuses = self.ranks.run(self.again, self.folder, disturbed)
+            if set(statuses) == {0}:
+                break
+            assert KILLED in statuses
+            num_kills += 1
+        else:
+            assert set(self.ranks.run(self.again, self.folder)) == {0}
+        assert_same(final(self.again), self.expected)
+        return num_kills
+
+    def check(self, *kills: Mapping[str, str], only: int | None = None) -> None:
+        """Every rank is killed, or `only` one."""
+        for told in kills:
+            victims = range(self.job.resources.num_ranks) if only is None else [only]
+            try:
+                assert self.kill_until_it_ends([dict.fromkeys(victims, told)]) == 1, "it was not killed"
+            except AssertionError as error:
+                raise AssertionError(f"{told}: {error}") from error
+
+    def check_random(self, seed: int, num_kills: int) -> None:
+        """At random times over what the undisturbed training takes; every other time only one rank."""
+        chance, left = random.Random(seed), num_kills
+        while left > 0:
+            disturbances = []
+            for _ in range(min(left, 4)):
+                victims = list(range(self.job.resources.num_ranks))
+                told = {"KILL_AFTER": f"{chance.uniform(0, self.seconds):.3f}"}
+                disturbances.append(dict.fromkeys(victims if chance.random() < 0.5 else [chance.choice(victims)], told))
+            left -= max(1, self.kill_until_it_ends(disturbances))
+
+
+def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
+    assert found.step == expected.step
+    assert found.tensors.keys() == expected.tensors.keys() == {"trainables", "optimizer", "export"}
+    for file, tensors in expected.tensors.items():
+        assert found.tensors[file].keys() == tensors.keys()
+        for name, value in tensors.items():
+            assert torch.equal(value, found.tensors[file][name]), f"{file}: {name}"
+    curves, expected_curves = (checkpoint.state["history"]["curves"] for checkpoint in (found, expected))
+    for name in ("loss", "grad_norm", "learning_rate", "val_loss"):
+        assert curves[name] == expected_curves[name], name
+
+
+@pytest.fixture(scope="module")
+def train(ranks: Ranks, make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Training]:
+    """train(regime, stage, precision, num_ranks): trained undisturbed, once."""
+    made: dict[tuple[Any, ...], Training] = {}
+
+    def training(regime: str, stage: int, precision: str, num_ranks: int = 1) -> Training:
+        key = (regime, stage, precision, num_ranks)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("-".join(map(str, key)))
+            config = {**CONFIG, "regime": REGIMES[regime], "precision": precision}
+            resources = {"zero_stage": stage, "num_ranks": num_ranks, "rank_timeout_seconds": 30}
+            jobs = [make_job(folder / name, config, resources) for name in ("undisturbed", "killed")]
+            made[key] = Training(ranks, jobs[0], jobs[1], folder)
+        return made[key]
+
+    return training
+
+
+def at(point: Point) -> dict[str, str]:
+    return {"FAULT_AT": str(point)}
+
+
+def sides(training: Training) -> list[Point]:
+    """Before and after every action of every commit."""
+    return [point for point in training.points if point.side != "within"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+def test_killed_at_any_point_it_ends_with_the_same_weights(
+    stage: int, precision: str, train: Callable[..., Training]
+) -> None:
+    training = train("lora", stage, precision)
+    points, draw = sides(training), random.Random(stage)
+    assert {point.action for point in points} == set(COMMIT)
+    training.check(*map(at, draw.sample(points, 2)))
+    training.check(*({"KILL_AT": call} for call in [BORDER[stage], BORDER[stage + 4], ELSEWHERE[stage + 4]]))
+    training.check_random(stage, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("regime", "stage", "precision"), [("prefix", 2, "bf16"), ("lora", 3, "fp32")])
+def test_two_ranks_killed_together_or_one_of_them_end_with_the_same_weights(
+    regime: str, stage: int, precision: str, train: Callable[..., Training]
+) -> None:
+    training = train(regime, stage, precision, 2)
+    training.check({"KILL_AT": "step | 5 | before"}, only=1)
+    training.check({"KILL_AT": "step | 8 | after"}, only=0)
+    training.check_random(stage, 2)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("stage", "precision"), WAYS)
+@pytest.mark.parametrize("regime", REGIMES)
+def test_killed_at_every_point_of_a_commit_and_around_the_border_it_ends_with_the_same_weights(
+    regime: str, stage: int, precision: str, train: Callable[..., Training]
+) -> None:
+    training = train(regime, stage, precision)
+    calls = ELSEWHERE + [call for call in BORDER if regime == "lora" or not call.startswith("enter | 2")]
+    training.check(*map(at, sides(training)), *({"KILL_AT": call} for call in calls))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (3, "bf16")])
+def test_killed_within_any_action_of_a_commit_it_ends_with_the_same_weights(
+    stage: int, precision: str, train: Callable[..., Training]
+) -> None:
+    training = train("lora", stage, precision)
+    within = [point for point in training.points if point.side == "within"]
+    assert within
+    training.check(*map(at, within))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize(("stage", "precision"), WAYS)
+@pytest.mark.parametrize("regime", REGIMES)
+def test_killed_at_many_random_times_it_ends_with_the_same_weights(
+    regime: str, stage: int, precision: str, num_ranks: int, train: Callable[..., Training]
+) -> None:
+    train(regime, stage, precision, num_ranks).check_random(100 * num_ranks + stage, NUM_KILLS)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("stage", "precision"), WAYS)
+def test_two_ranks_killed_around_the_border_end_with_the_same_weights(
+    stage: int, precision: str, train: Callable[..., Training]
+) -> None:
+    training = train("lora", stage, precision, 2)
+    for victim in (None, 0, 1):
+        training.check(*({"KILL_AT": call} for call in BORDER), only=victim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["prefix", "lora"])
+def test_ranks_and_stages_can_change_while_it_trains(
+    kind: str, ranks: Ranks, make_job: MakeJob, tmp_path: Path
+) -> None:
+    """2 ranks under ZeRO-3, then 1 under ZeRO-1, then 2 under ZeRO-3 again. Without dropout, whose draws are each
+    rank's own; the last global batch of an epoch leaves a rank with less."""
+    regime = {**REGIMES[kind], **({"dropout": 0.0} if kind == "lora" else {})}
+    config = {"mapper": {**MAPPER, "dropout": 0.0}, "regime": regime, "global_batch_images": 4}
+    config |= {"checkpoint_every_steps": 3, "validate_every_steps": 6}
+    undisturbed, moved = (
+        make_job(tmp_path / name, config, {"num_ranks": 2, "zero_stage": 3}) for name in ("undisturbed", "moved")
+    )
+    assert ranks.run(undisturbed, tmp_path) == [0, 0]
+    told = {"KILL_AT": "step | 8 | after"}
+    on_one = moved.resources.model_copy(update={"num_ranks": 1, "zero_stage": 1})
+    assert KILLED in ranks.run(moved, tmp_path, dict.fromkeys((0, 1), told))
+    assert KILLED in ranks.run(moved.model_copy(update={"resources": on_one}), tmp_path, {0: told})
+    assert ranks.run(moved, tmp_path) == [0, 0]
+    assert len(final(moved).state["resumed_from"]) == 2
+    for curve in ("loss", "val_loss", "grad_norm"):
+        found, expected = (dict(final(job).state["history"]["curves"][curve]) for job in (moved, undisturbed))
+        assert found == pytest.approx(expected, abs=1e-4)
