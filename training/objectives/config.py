@@ -45,7 +45,7 @@ class ContrastConfig(_ObjectiveConfig):
 
     loss: Literal["siglip", "infonce"] = "siglip"
     """SigLIP decides each pair alone; its bias starts for large global batches. InfoNCE ranks a text among all of the
-    batch, and got further in trainings of a few hundred steps (cifar10 by prompts after 95: 0.71 against 0.63)."""
+    batch, and got further in trainings of a few hundred steps (cifar10 by prompts after 96: 0.71 against 0.63)."""
     width: int = Field(default=256, gt=0)
     """Of the space in which image and text vectors are compared."""
 
