@@ -100,10 +100,11 @@ def check_vocabulary(folder: Path) -> None:
 
     config = json.loads((folder / "config.json").read_bytes())
     if "vocab_size" in config:
-        _check_vocabulary(load_tokenizer(folder), int(config["vocab_size"]), folder)
+        check_embedding(load_tokenizer(folder), int(config["vocab_size"]), folder)
 
 
-def _check_vocabulary(tokenizer: Any, num_rows: int, folder: Path) -> None:
+def check_embedding(tokenizer: Any, num_rows: int, folder: Path) -> None:
+    """Raises ConfigError where the tokenizer has tokens that an embedding of so many rows lacks."""
     if len(tokenizer) > num_rows:
         raise ConfigError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens; expected at most the {num_rows} rows of the "
@@ -115,7 +116,7 @@ def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageM
     """Freeze and check a model that is already in memory. Raises ConfigError where it cannot be trained against."""
     from training.compatibility import check_embeddings_path
 
-    _check_vocabulary(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
+    check_embedding(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"{folder}: the tokenizer has no end-of-text token; expected one, since answers end with it. "

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from infra.errors import ConfigError
-from training.language_model import UNBOUNDED_POSITIONS, check_vocabulary, load_tokenizer
+from training.language_model import UNBOUNDED_POSITIONS, check_embedding, load_tokenizer
 
 PROBE = "a photo"
+POOLER = "pooler."
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,16 @@ def load_text_tower(folder: Path, dtype: torch.dtype) -> TextTower:
     from transformers import AutoModel
 
     tokenizer = load_tokenizer(folder)
-    check_vocabulary(folder)
+    options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
-        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model, info = AutoModel.from_pretrained(folder, dtype=dtype, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _no_tower(folder, str(error).strip().splitlines()[0]) from error
+    if any(key.startswith(POOLER) for key in info["missing_keys"]):
+        model.pooler = None  # checkpoints of masked language models come without, and this one is random
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(POOLER))
+    if missing:
+        raise _no_tower(folder, f"{len(missing)} weights are missing, the first {missing[0]}")
     return text_tower(_text_half(model), tokenizer, folder)
 
 
@@ -77,6 +83,7 @@ def text_tower(model: Any, tokenizer: Any, folder: Path) -> TextTower:
         raise _no_tower(folder, str(error).strip().splitlines()[0]) from error
     if hidden.shape[:2] != ids.shape:
         raise _no_tower(folder, f"{ids.shape[1]} tokens gave hidden states of the shape {list(hidden.shape)}")
+    check_embedding(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
     max_tokens = min(int(positions), int(tokenizer.model_max_length))
     has_pooler = getattr(output, "pooler_output", None) is not None
     return TextTower(model, tokenizer, folder, int(hidden.shape[2]), max_tokens, pad_id, has_pooler)

@@ -172,17 +172,30 @@ def test_an_exported_tuning_loads_again_and_finds_texts(
     assert recall_at(retrieval_ranks(text_XE, image_IE, owners), 1) > 0.8, "chance is 0.11"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_towers_are_what_the_regime_says(
-    tmp_path: Path, make_lit_job: Callable[..., TrainJob], towers: dict[str, Path]
+    precision: str, tmp_path: Path, make_lit_job: Callable[..., TrainJob]
 ) -> None:
-    locked = make_lit_job(tmp_path / "locked", "bert", {"regime": {"kind": "lit", "learning_rate": None}})
-    tuned = make_lit_job(tmp_path / "tuned", "bert")
+    config = {"precision": precision, "epochs": 1}
+    locked = make_lit_job(tmp_path / "locked", "bert", {**config, "regime": {"kind": "lit", "learning_rate": None}})
+    tuned = make_lit_job(tmp_path / "tuned", "bert", config)
     for job in (locked, tuned):
         run_rank(job, Link())
     trained = {name.partition(".")[0] for name in final(locked).tensors["trainables"]}
     assert trained == {"text_projection", "image_projection", "loss"}
     assert final(locked).state["finished"]["num_frozen_parameters"] > 0
     assert final(tuned).state["finished"]["num_frozen_parameters"] == 0
+
+
+def test_gradient_checkpointing_changes_no_bit(tmp_path: Path, make_lit_job: Callable[..., TrainJob]) -> None:
+    plain, cheap = (
+        make_lit_job(tmp_path / str(given), "bert", {"epochs": 1}, resources={"gradient_checkpointing": given})
+        for given in (False, True)
+    )
+    for job in (plain, cheap):
+        run_rank(job, Link())
+    for name, value in final(plain).tensors["trainables"].items():
+        assert torch.equal(value, final(cheap).tensors["trainables"][name]), name
 
 
 def test_examples_without_texts_are_refused_before_the_first_step(

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tiny_language_model import save_tokenizer
 from tiny_text_towers import KINDS, save_text_tower
 from tiny_towers import save_tower
 
@@ -60,10 +62,27 @@ def test_a_vision_model_is_no_text_tower(tmp_path: Path) -> None:
         load_text_tower(tmp_path, torch.float32)
 
 
-def test_a_tokenizer_with_more_tokens_than_the_tower_is_refused(tmp_path: Path) -> None:
-    from tiny_language_model import save_tokenizer
-
-    save_text_tower("bert", tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_with_more_tokens_than_the_tower_is_refused(kind: str, tmp_path: Path) -> None:
+    save_text_tower(kind, tmp_path)
     save_tokenizer(tmp_path, extra_tokens=40)
     with pytest.raises(ConfigError, match="the tokenizer has 56 tokens; expected at most the 16 rows"):
         load_text_tower(tmp_path, torch.float32)
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(tmp_path: Path) -> None:
+    without(save_text_tower("bert", tmp_path), "pooler.")
+    assert not load_text_tower(tmp_path, torch.float32).has_pooler
+
+
+def test_missing_weights_are_not_made_up(tmp_path: Path) -> None:
+    without(save_text_tower("bert", tmp_path), "encoder.layer.1.output.")
+    with pytest.raises(ConfigError, match=r"4 weights are missing, the first encoder\.layer\.1\.output"):
+        load_text_tower(tmp_path, torch.float32)
+
+
+def without(folder: Path, beginning: str) -> None:
+    """Take away the weights whose names begin so."""
+    path = folder / "model.safetensors"
+    kept = {name: value for name, value in load_file(path).items() if not name.startswith(beginning)}
+    save_file(kept, path, {"format": "pt"})
