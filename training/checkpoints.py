@@ -1,6 +1,6 @@
 """Checkpoints in the store: safetensors and JSON, committed by a manifest, newest that verifies wins.
 
-{prefix}/{step:08d}/{file}.safetensors   dictionaries of tensors
+{prefix}/{step:08d}/{name}.safetensors   a dictionary of tensors; more of it in {name}.1.safetensors, ...
 {prefix}/{step:08d}/state.json           position, curves, whatever is not a tensor
 {prefix}/{step:08d}/manifest.json        created last, with every file's sha256: its presence means complete
 """
@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
+PIECE_BYTES = 128 * 2**20
+"""Of a file, but for a larger tensor: writing and reading take the memory of a piece and not of all tensors again."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    """By file, without the suffix."""
+    """By the name they were saved under."""
     state: dict[str, Any]
 
 
@@ -86,7 +88,7 @@ class CheckpointFolder:
             if name == STATE:
                 state = json.loads(data)
             else:
-                tensors[name.removesuffix(SUFFIX)] = load(data)
+                tensors.setdefault(name.split(".")[0], {}).update(load(data))
         return Checkpoint(step, tensors, state)
 
     def steps(self) -> list[int]:
@@ -122,9 +124,11 @@ class CheckpointFolder:
     def _commit(self, step: int, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]) -> None:
         from safetensors.torch import save
 
-        files = {}
-        for name, named in tensors.items():  # one at a time: together they would take the tensors' memory once more
-            files[name + SUFFIX] = self._write(step, name + SUFFIX, save(_ready(named)))
+        files: dict[str, str] = {}
+        for name, named in tensors.items():
+            for number, piece in enumerate(_pieces(_ready(named))):
+                file = f"{name}.{number}{SUFFIX}" if number else name + SUFFIX
+                files[file] = self._write(step, file, save(piece))
         files[STATE] = self._write(step, STATE, canonical_json(dict(state)))
         self.store.create(self._key(step, MANIFEST), canonical_json({"step": step, "files": files}))
 
@@ -143,6 +147,19 @@ class CheckpointFolder:
 
     def _key(self, step: int, name: str) -> str:
         return f"{self.prefix}/{step:08d}/{name}"
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The same tensors in dictionaries of at most PIECE_BYTES, or of one tensor; of nothing, one without."""
+    piece: dict[str, Tensor] = {}
+    size_bytes = 0
+    for name, tensor in tensors.items():
+        if piece and size_bytes + tensor.nbytes > PIECE_BYTES:
+            yield piece
+            piece, size_bytes = {}, 0
+        piece[name] = tensor
+        size_bytes += tensor.nbytes
+    yield piece
 
 
 def _ready(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

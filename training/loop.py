@@ -245,10 +245,17 @@ class TrainLoop:
         self.num_updates = 0 if self.step == phase.phase.first else self.num_updates
         return phase
 
-    def _save(self, finished: dict[str, Any], export: dict[str, Tensor] | None = None) -> None:
-        """Have a checkpoint committed in the background. Every rank has to call it."""
-        trainables, optimizer = self.phase.engine.capture()
+    def _save(self, finished: dict[str, Any]) -> None:
+        """Have a checkpoint committed in the background; where training has finished, with what is exported. Every
+        rank has to call it."""
+        self.writer.wait()  # first, so that no two checkpoints are in memory
+        trainables, optimizer = self.phase.engine.capture(keep=self.rank == 0)
         if self.rank == 0:
+            tensors = {"trainables": trainables, "optimizer": optimizer}
+            if finished:
+                last = (self.step, trainables)
+                tensors["export"], told = exported(self.config, self.best.step, self.prepared.checkpoints, last)
+                self.messages += told
             state = {
                 "global_step": self.step,
                 "inputs": self.job.inputs,
@@ -268,9 +275,6 @@ class TrainLoop:
                 "seconds": round(self.seconds, 3),
                 "finished": finished,
             }
-            tensors = {"trainables": trainables, "optimizer": optimizer}
-            if export is not None:
-                tensors["export"] = export
             self.writer.save(self.step, tensors, state, steps_to_keep(self.config, self.step, self.best.step))
         self.watch.mark("checkpoint")
 
@@ -279,15 +283,9 @@ class TrainLoop:
         check_frozen(self.phase)
         memory: list[int] = [0] * distributed.get_world_size()
         distributed.all_gather_object(memory, peak_memory_bytes(self.phase.engine.device))
-        trainables, _ = self.phase.engine.capture()
-        export: dict[str, Tensor] = {}
-        if self.rank == 0:
-            self.writer.wait()
-            export, told = exported(self.config, self.best.step, self.prepared.checkpoints, (self.step, trainables))
-            self.messages += told
         facts = {**self.prepared.facts, **self.phase.facts, "peak_memory_bytes_by_rank": memory}
         facts["answer_space"] = self.prepared.material.space.model_dump(mode="json")
-        self._save(facts, export)
+        self._save(facts)
         self.writer.wait()
 
 
