@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test faults check bench bench-data clean setup
+.PHONY: help run test faults check bench-training bench-data clean setup
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,11 +28,11 @@ faults: setup ## The whole fault programme: kills at every point, faulty S3, ful
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
 
-bench: setup ## Measure prefix sharing against one sequence per caption, and print the table
-	@python tests/benchmarks/prefix_sharing.py
+bench-training: setup ## Measure training against the transformers Trainer and bare loops, and print the table (20 minutes on 2 cores)
+	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/training/bench.py
 
 bench-data: setup $(BENCH_VENV)/.installed ## Measure the data side against datasets and a bare loop, and print the table (20 minutes on 2 cores)
-	@python tests/benchmarks/data/bench.py
+	@PYTHONPATH=tests/benchmarks/shared python tests/benchmarks/data/bench.py
 
 clean: ## Remove everything the other targets made, var/ included
 	rm -rf $(VENV) $(BENCH_VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache

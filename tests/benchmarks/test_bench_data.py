@@ -1,6 +1,7 @@
 """`make bench-data` in small: it works, whatever the figures are."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def run_quick(only: str, folder: Path) -> dict[str, dict[str, object]]:
     command = [sys.executable, "tests/benchmarks/data/bench.py", "--quick", "--only", only]
     command += ["--root", str(folder), "--out", str(folder / "data.json")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500)
+    environment = {**os.environ, "PYTHONPATH": f"tests/benchmarks/shared:{REPOSITORY}"}
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "data.json").read_text())
     assert all(result["name"] in done.stdout for result in found)

@@ -1,5 +1,6 @@
 """`make bench-data`: what the data side costs, against other ways of doing the same. Prints a table.
 
+export PYTHONPATH=tests/benchmarks/shared
 python tests/benchmarks/data/bench.py [--quick] [--only ingest,featurize,memory,again,reading]
 
 Sides run in one go, interleaved, and medians are told; nothing fails for being slow. `--quick` measures next to nothing

@@ -30,7 +30,7 @@ def measure(plan: Plan) -> Iterator[Result]:
     for cores in (plan.all_cores[:count] for count in plan.core_counts):
         told = "1 core" if len(cores) == 1 else f"{len(cores)} cores"
         with ExitStack() as stack:
-            frostline = stack.enter_context(Side("frostline", sys.executable, "frostline_side.py", cores))
+            frostline = stack.enter_context(Side("frostline", sys.executable, "data/frostline_side.py", cores))
             loops = [stack.enter_context(loop) for loop in _bare_loops(cores)]
             frostline.ask("start_ray", root=str(plan.root), num_cores=len(cores))
             for name, (tower, images_per_core) in towers.items():
@@ -39,7 +39,7 @@ def measure(plan: Plan) -> Iterator[Result]:
 
 def _bare_loops(cores: list[int]) -> list[Side]:
     """As one would write it; and with the memory allocator set as our actors have it, where they have it set."""
-    script = "bare_loop_side.py"
+    script = "data/bare_loop_side.py"
     allocator = {name: value for name, value in worker_environment(1, 0).items() if name.startswith("MALLOC_")}
     loops = [Side("bare loop", sys.executable, script, cores)]
     return loops + ([Side("bare loop, our malloc", sys.executable, script, cores, allocator)] if allocator else [])

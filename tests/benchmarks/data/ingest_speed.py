@@ -22,8 +22,8 @@ def measure(plan: Plan) -> Iterator[Result]:
     ours = {"folder": str(folder), "images_per_shard": plan.images_per_shard, "num_processes": len(cores)}
     theirs = {"folder": str(folder), "num_processes": len(cores)}
     with (
-        Side("frostline", sys.executable, "frostline_side.py", cores) as frostline,
-        Side("datasets", plan.baseline_python, "datasets_side.py", cores) as baseline,
+        Side("frostline", sys.executable, "data/frostline_side.py", cores) as frostline,
+        Side("datasets", plan.baseline_python, "data/datasets_side.py", cores) as baseline,
     ):
         runs = {
             "frostline": lambda: frostline.ask("ingest", **ours),

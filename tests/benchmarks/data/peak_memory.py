@@ -87,7 +87,10 @@ def _ingest(plan: Plan, num_images: int, asked: dict[str, Any]) -> Runs:
     folder = photo_folder(plan.root, plan.photos, num_images)
     peaks = []
     for _ in range(min(plan.rounds, 3)):
-        with Side("frostline", sys.executable, "frostline_side.py", plan.all_cores) as side, Watch(side.pid) as watch:
+        with (
+            Side("frostline", sys.executable, "data/frostline_side.py", plan.all_cores) as side,
+            Watch(side.pid) as watch,
+        ):
             side.ask("ingest", folder=str(folder), **asked)
         peaks.append(watch.peak_mib)
     return runs_of(side, {"folder": str(folder), **asked}, "MiB", peaks)
@@ -98,9 +101,9 @@ def _featurize(plan: Plan, num_images: int) -> Runs:
     asked = {"folder": str(folder), "tower": str(plan.mobilenet), "images_per_batch": plan.images_per_batch}
     asked |= {"images_per_shard": plan.memory_featurize_images // 4, "num_cores": len(plan.all_cores)}
     with tempfile.TemporaryDirectory(dir=plan.root) as root:
-        with Side("frostline", sys.executable, "frostline_side.py", plan.all_cores) as side:
+        with Side("frostline", sys.executable, "data/frostline_side.py", plan.all_cores) as side:
             side.ask("ingest_for", root=root, folder=str(folder), images_per_shard=asked["images_per_shard"])
-        with Side("frostline", sys.executable, "frostline_side.py", plan.all_cores) as side:
+        with Side("frostline", sys.executable, "data/frostline_side.py", plan.all_cores) as side:
             side.ask("start_ray", root=root, num_cores=len(plan.all_cores))
             with Watch(side.pid) as watch:
                 side.ask("featurize", root=root, **asked)

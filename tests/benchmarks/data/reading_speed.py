@@ -29,10 +29,10 @@ def measure(plan: Plan) -> Iterator[Result]:
     shutil.rmtree(root, ignore_errors=True)
     asked = {"root": str(root), "folder": str(folder), "tower": str(tower)}
     asked["images_per_shard"] = plan.reading_images // NUM_PARTS
-    with Side("frostline", sys.executable, "frostline_side.py", plan.all_cores) as side:
+    with Side("frostline", sys.executable, "data/frostline_side.py", plan.all_cores) as side:
         side.ask("start_ray", root=str(plan.root), num_cores=len(plan.all_cores))
         side.ask("featurize_for", **asked)
-    with Side("frostline", sys.executable, "frostline_side.py", plan.all_cores[:1]) as side:
+    with Side("frostline", sys.executable, "data/frostline_side.py", plan.all_cores[:1]) as side:
         answers = [side.ask("read_features", **asked) for _ in range(plan.rounds)]
     conditions = CONDITIONS.format(gigabytes=answers[0]["gigabytes"])
     for name, field, goal, told in (

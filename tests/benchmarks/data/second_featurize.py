@@ -22,7 +22,7 @@ def measure(plan: Plan) -> Iterator[Result]:
     shards, images = plan.num_shards, plan.images_per_small_shard
     cases = {"S shards": (shards, images), "S shards of 10 × images": (shards, images * 10)}
     cases["2 S shards"] = (2 * shards, images)
-    with Side("frostline", sys.executable, "frostline_side.py", plan.all_cores) as side:
+    with Side("frostline", sys.executable, "data/frostline_side.py", plan.all_cores) as side:
         side.ask("start_ray", root=str(plan.root), num_cores=len(plan.all_cores))
         asked = {name: _prepare(plan, side, tower, *case) for name, case in cases.items()}
         runs = {name: lambda name=name: side.ask("featurize_again", **asked[name]) for name in cases}

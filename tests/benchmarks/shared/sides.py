@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-HERE = Path(__file__).resolve().parent
+BENCHMARKS = Path("tests/benchmarks")
+PYTHON_PATH = (".", "tests/benchmarks/shared", "tests/support")
+"""Of every side, from the repository's root."""
 Command = Callable[..., dict[str, Any]]
 
 
@@ -31,14 +33,15 @@ class Side:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        self.command = [str(python), str((HERE / script).relative_to(REPOSITORY))]
+        self.command = [str(python), str(BENCHMARKS / script)]
         if variables:
             self.command = ["env", *(f"{key}={value}" for key, value in variables.items()), *self.command]
         self.command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *self.command]
         self.num_cores = len(cores)
 
     def __enter__(self) -> "Side":
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"}
+        path = os.pathsep.join(str(REPOSITORY / folder) for folder in PYTHON_PATH)
+        environment = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             self.command, stdin=pipe, stdout=pipe, text=True, cwd=REPOSITORY, env=environment, start_new_session=True

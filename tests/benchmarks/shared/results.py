@@ -9,6 +9,8 @@ from typing import Any
 
 from sides import Side
 
+OUTCOMES = {True: "met", False: "MISSED", None: ""}
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -32,7 +34,8 @@ class Result:
     name: str
     value: float
     unit: str
-    goal: float
+    goal: float | None
+    """None where the figure is only told."""
     higher_is_better: bool
     sides: dict[str, Runs]
     conditions: str
@@ -45,7 +48,9 @@ class Result:
         return None if len(medians) < len(self.sides) else round(medians[0] / (medians[1] if medians[1:] else 1), 3)
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
+        if self.goal is None:
+            return None
         return self.value >= self.goal if self.higher_is_better else self.value <= self.goal
 
 
@@ -65,12 +70,18 @@ def runs_of(side: Side, asked: dict[str, Any], unit: str, runs: Sequence[float])
 
 def rates(side: Side, asked: dict[str, Any], answers: Sequence[dict[str, Any]]) -> Runs:
     """Images per second of each answer, by the clock and by CPU time."""
-    found = runs_of(side, asked, "images/s", [answer["images"] / answer["seconds"] for answer in answers])
-    found.runs_by_cpu.extend(round(answer["images"] / answer["cpu_seconds"], 4) for answer in answers)
+    return per_second(side, asked, "images", answers)
+
+
+def per_second(side: Side, asked: dict[str, Any], what: str, answers: Sequence[dict[str, Any]]) -> Runs:
+    """The same of anything an answer counts."""
+    unit = f"{what.replace('_', ' ')}/s"
+    found = runs_of(side, asked, unit, [answer[what] / answer["seconds"] for answer in answers])
+    found.runs_by_cpu.extend(round(answer[what] / answer["cpu_seconds"], 4) for answer in answers)
     return found
 
 
-def ratio(name: str, over: tuple[str, str], sides: dict[str, Runs], goal: float, conditions: str) -> Result:
+def ratio(name: str, over: tuple[str, str], sides: dict[str, Runs], goal: float | None, conditions: str) -> Result:
     """Median of the first over median of the second, higher being better."""
     value = sides[over[0]].median / sides[over[1]].median
     return Result(name, round(value, 3), f"{over[0]} / {over[1]}", goal, True, sides, conditions)
@@ -100,7 +111,7 @@ def show(results: Sequence[Result]) -> None:
     table = Table("measured", "sides (median)", "value", "by CPU time", "goal", "", box=None, pad_edge=False)
     for result in results:
         sides = "\n".join(f"{name} {side.median:,.4g} {side.unit}" for name, side in result.sides.items())
-        goal = f"{'≥' if result.higher_is_better else '≤'} {result.goal:g}"
+        goal = "" if result.goal is None else f"{'≥' if result.higher_is_better else '≤'} {result.goal:g}"
         by_cpu = "" if result.by_cpu is None else f"{result.by_cpu:g}"
-        table.add_row(result.name, sides, f"{result.value:g}", by_cpu, goal, "met" if result.met else "MISSED")
+        table.add_row(result.name, sides, f"{result.value:g}", by_cpu, goal, OUTCOMES[result.met])
     Console(width=130).print(table)
