@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import final, folder_of, saved
 
-from infra.errors import DataError
+from infra.errors import DataError, Interrupted
 from infra.progress import Silent
-from infra.store import open_store
-from training.checkpoints import Checkpoint, CheckpointFolder
-from training.job import TrainJob, checkpoint_prefix
+from training.job import TrainJob
 from training.loop import run_rank
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -40,21 +39,6 @@ def torchrun(folder: Path, num_ranks: int, *program: str) -> "subprocess.Popen[b
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", *program]
     with (folder / "torchrun.log").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT)
-
-
-def saved(job: TrainJob, path: Path) -> str:
-    path.write_text(job.model_dump_json())
-    return str(path)
-
-
-def folder_of(job: TrainJob) -> CheckpointFolder:
-    return CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), job.config.keep_checkpoints)
-
-
-def final(job: TrainJob) -> Checkpoint:
-    checkpoint, skipped = folder_of(job).newest()
-    assert checkpoint is not None and checkpoint.state["finished"] and not skipped
-    return checkpoint
 
 
 def losses(job: TrainJob) -> list[float]:
@@ -118,7 +102,7 @@ def test_a_stopped_training_continues_under_another_stage_and_number_of_ranks(
     assert losses(job) == pytest.approx(losses(two_ranks["long"]), abs=1e-4)
 
 
-def wait_for_checkpoint(job: TrainJob, seconds: float = 90) -> None:
+def wait_for_checkpoint(job: TrainJob, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not folder_of(job).steps():
         assert time.monotonic() < deadline, "no checkpoint in time"
@@ -160,7 +144,13 @@ def test_a_lost_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_tor
     lost = rank_process()
     os.kill(lost, number)
     thread.join(300)
-    print(progress.notes[-50:], final(job).state["messages"], Path(f"/proc/{lost}").exists())
+    print(
+        "NOTES",
+        [n for n in progress.notes if "ranks" in n],
+        folder_of(job).load(folder_of(job).steps()[-1]).state["messages"],
+        Path(f"/proc/{lost}").exists(),
+        thread.is_alive(),
+    )
     assert not thread.is_alive()
     assert len(final(job).state["resumed_from"]) == 1
     (message,) = final(job).state["messages"]
@@ -179,6 +169,29 @@ class Notes(Silent):
 
     def advance(self, label: str, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
         self.notes.append(note)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_launcher_that_is_asked_to_end_leaves_a_checkpoint_from_which_the_next_one_goes_on(
+    tmp_path: Path, make_job: Callable[..., TrainJob], two_ranks: dict[str, TrainJob]
+) -> None:
+    from training.launch import launch
+
+    job = make_job(tmp_path, LONG, {"num_ranks": 2})
+    program = Path(__file__).resolve().parents[2] / "support" / "launch_program.py"
+    with (tmp_path / "launch.log").open("wb") as log:
+        command = [sys.executable, str(program), saved(job, tmp_path / "job.json")]
+        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+    wait_for_checkpoint(job)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == Interrupted.exit_code, (tmp_path / "launch.log").read_text()[-3000:]
+    stopped_at = folder_of(job).steps()[-1]
+    assert f"stopped after global step {stopped_at} of 300 with a checkpoint" in (tmp_path / "launch.log").read_text()
+    launch(job, Silent())
+    assert final(job).state["resumed_from"] == [stopped_at]
+    for name, value in final(two_ranks["long"]).tensors["trainables"].items():
+        assert torch.equal(value, final(job).tensors["trainables"][name]), name
 
 
 def rank_process() -> int:

@@ -6,6 +6,7 @@ regularisers, and a border between two phases. Shown to fail, by one change each
 
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 from crash_points import Point, recorded
-from ranks import KILLED, Ranks, final
+from ranks import KILLED, Ranks, final, folder_of
 
+from infra.errors import Interrupted
 from training.checkpoints import Checkpoint
 from training.job import TrainJob
 
@@ -78,16 +80,21 @@ class Training:
         """Start anew; kill as told, as long as it has not come to its end; then finish it and compare. The number of
         kills."""
         shutil.rmtree(self.folder / "killed" / "store" / "train", ignore_errors=True)
-        num_kills = 0
+        num_kills, resumed_from = 0, list[int]()
         for disturbed in disturbances:
             statuses = self.ranks.run(self.again, self.folder, disturbed)
             if set(statuses) == {0}:
                 break
             assert KILLED in statuses
             num_kills += 1
+            newest, skipped = folder_of(self.again).newest()
+            assert not skipped, "a kill left a checkpoint that was committed and is not whole"
+            if newest:
+                resumed_from = [*newest.state["resumed_from"], *([] if newest.state["finished"] else [newest.step])]
         else:
             assert set(self.ranks.run(self.again, self.folder)) == {0}
         assert_same(final(self.again), self.expected)
+        assert final(self.again).state["resumed_from"] == resumed_from
         return num_kills
 
     def check(self, *kills: Mapping[str, str], only: int | None = None) -> None:
@@ -112,7 +119,7 @@ class Training:
 
 
 def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
-    assert found.step == expected.step
+    assert (found.step, found.state["messages"]) == (expected.step, expected.state["messages"])
     assert found.tensors.keys() == expected.tensors.keys() == {"trainables", "optimizer", "export"}
     for file, tensors in expected.tensors.items():
         assert found.tensors[file].keys() == tensors.keys()
@@ -172,6 +179,19 @@ def test_two_ranks_killed_together_or_one_of_them_end_with_the_same_weights(
     training.check({"KILL_AT": "step | 5 | before"}, only=1)
     training.check({"KILL_AT": "step | 8 | after"}, only=0)
     training.check_random(stage, 2)
+
+
+@pytest.mark.slow
+def test_one_rank_that_is_asked_to_end_stops_all_with_a_checkpoint(train: Callable[..., Training]) -> None:
+    """After the global step in which the others hear of it: 5, for which no checkpoint is scheduled."""
+    training = train("prefix", 2, "bf16", 2)
+    told = {"KILL_AT": "step | 4 | before", "KILL_WITH": str(int(signal.SIGTERM))}
+    shutil.rmtree(training.folder / "killed" / "store" / "train", ignore_errors=True)
+    assert training.ranks.run(training.again, training.folder, {1: told}) == [Interrupted.exit_code] * 2
+    assert folder_of(training.again).steps() == [3, 5]
+    assert training.ranks.run(training.again, training.folder) == [0, 0]
+    assert final(training.again).state["resumed_from"] == [5]
+    assert_same(final(training.again), training.expected)
 
 
 @pytest.mark.faults
