@@ -144,13 +144,6 @@ def test_a_lost_rank_is_replaced_and_the_weights_are_those_of_an_undisturbed_tor
     lost = rank_process()
     os.kill(lost, number)
     thread.join(300)
-    print(
-        "NOTES",
-        [n for n in progress.notes if "ranks" in n],
-        folder_of(job).load(folder_of(job).steps()[-1]).state["messages"],
-        Path(f"/proc/{lost}").exists(),
-        thread.is_alive(),
-    )
     assert not thread.is_alive()
     assert len(final(job).state["resumed_from"]) == 1
     (message,) = final(job).state["messages"]
