@@ -116,7 +116,7 @@ def _told(error: Exception) -> str | None:
     """The first sentence of what a rank raised; None where its process is dead."""
     if type(error).__name__ == "WorkerHealthCheckFailedError":
         return None
-    return re.sub(r"^\[\S+\] ", "", last_line(error)).partition(". ")[0]  # gloo begins with a place in its source
+    return re.sub(r"\[/\S+\] ", "", last_line(error)).partition(". ")[0]  # gloo tells of a place in its source
 
 
 def last_line(error: BaseException) -> str:
