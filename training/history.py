@@ -18,7 +18,8 @@ class History:
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     """{name: [[step, value], ...]}"""
     sums: dict[str, float] = field(default_factory=dict)
-    num_summed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    """Steps in each sum: one that was left out has a duration and no loss."""
 
     @classmethod
     def for_steps(cls, num_steps: int) -> History:
@@ -29,17 +30,17 @@ class History:
         return cls(**state)  # type: ignore[arg-type]  # written by `state`
 
     def state(self) -> dict[str, object]:
-        return {"every": self.every, "curves": self.curves, "sums": self.sums, "num_summed": self.num_summed}
+        return {"every": self.every, "curves": self.curves, "sums": self.sums, "counts": self.counts}
 
     def add_step(self, step: int, values: Mapping[str, float]) -> None:
         """Values of step `step` (counted from 1)."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.num_summed += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
         if step % self.every == 0:
             for name, total in self.sums.items():
-                self.add_point(name, step, total / self.num_summed)
-            self.sums, self.num_summed = {}, 0
+                self.add_point(name, step, total / self.counts[name])
+            self.sums, self.counts = {}, {}
 
     def add_point(self, name: str, step: int, value: float) -> None:
         self.curves.setdefault(name, []).append([step, value])

@@ -147,6 +147,14 @@ def run_from_environment(job: TrainJob) -> None:
     try:
         with _asked_to_stop() as asked:
             run_rank(job, _EventLink(asked))
+    except RuntimeError as error:  # of gloo and NCCL
+        if "timed out" not in str(error).lower():
+            raise
+        raise PlatformError(
+            f"rank {distributed.get_rank()} waited {timeout.seconds} s for another rank ({last_line(error)}); expected "
+            "all ranks in every global step. Start again to resume from the newest checkpoint; if a rank needs longer, "
+            "raise rank_timeout_seconds."
+        ) from error
     finally:
         distributed.destroy_process_group()
 

@@ -3,12 +3,14 @@
 KILL_AT=CALL | NUMBER | SIDE   SIGKILL before or after the NUMBERth call of one of CALLS
 KILL_AFTER=SECONDS             SIGKILL so long after the start
 KILL_WITH=NUMBER               another signal in its place
+HANG=SECONDS                   not a signal: it does nothing for so long
 POISON=STEP,…                  the losses of these global steps (from 1) are not finite
 """
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,4 +92,7 @@ def _kill_at(call: tuple[Any, str], number: int, side: str) -> None:
 
 
 def _kill() -> None:
+    if seconds := os.environ.get("HANG"):
+        time.sleep(float(seconds))
+        os._exit(1)
     os.kill(os.getpid(), int(os.environ.get("KILL_WITH", signal.SIGKILL)))

@@ -18,7 +18,7 @@ import torch
 from crash_points import Point, recorded
 from ranks import KILLED, Ranks, final, folder_of
 
-from infra.errors import Interrupted
+from infra.errors import Interrupted, PlatformError
 from training.checkpoints import Checkpoint
 from training.job import TrainJob
 
@@ -191,6 +191,21 @@ def test_one_rank_that_is_asked_to_end_stops_all_with_a_checkpoint(train: Callab
     assert folder_of(training.again).steps() == [3, 5]
     assert training.ranks.run(training.again, training.folder) == [0, 0]
     assert final(training.again).state["resumed_from"] == [5]
+    assert_same(final(training.again), training.expected)
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_a_hung_one_ends_after_the_time_out_and_can_be_started_again(
+    train: Callable[..., Training],
+) -> None:
+    training = train("prefix", 2, "bf16", 2)
+    shutil.rmtree(training.folder / "killed" / "store" / "train", ignore_errors=True)
+    resources = training.again.resources.model_copy(update={"rank_timeout_seconds": 8})
+    hung = {"KILL_AT": "step | 5 | before", "HANG": "25"}
+    impatient = training.again.model_copy(update={"resources": resources})
+    assert training.ranks.run(impatient, training.folder, {1: hung}) == [PlatformError.exit_code, 1]
+    assert training.ranks.run(training.again, training.folder) == [0, 0]
+    assert final(training.again).state["resumed_from"] == [3]
     assert_same(final(training.again), training.expected)
 
 
