@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,7 @@ def store_images(store: Store, shards: Sequence[Sequence[bytes]], reencode_diges
     return made_by("ingest", parts, identity)
 
 
-def made_by(step: str, parts: list[Part], identity: dict[str, str]) -> Manifest:
+def made_by(step: str, parts: list[Part], identity: dict[str, str], facts: dict[str, Any] | None = None) -> Manifest:
     request = OutputRequest(step, 1, "demo", {}, identity)
     return Manifest(
         step=step,
@@ -71,6 +72,6 @@ def made_by(step: str, parts: list[Part], identity: dict[str, str]) -> Manifest:
         fingerprint=request.fingerprint,
         config={},
         inputs=identity,
-        draft=Draft(parts=parts, identity=identity),
+        draft=Draft(parts=parts, identity=identity, facts=facts or {}),
         record=record_of(0.0, {}),
     )
