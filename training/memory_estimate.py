@@ -21,6 +21,8 @@ BUCKET_BYTES = FP32 * 2**24
 """Gradients reduced at once (training/zero.py)."""
 BATCHES = 6
 """Global batches that are made: those ahead (training/data.py), the next, and the one that is trained."""
+GATHERED_PARAMETERS = 10**9
+"""DeepSpeed's own bound of what is whole at a time in stage 3."""
 PROCESS_BYTES = 620 * 2**20
 """Python with torch, DeepSpeed and transformers, and a gloo group of two: the peak of a rank that trains a language
 model of one layer, 16 wide (tests/benchmarks/memory; torch 2.13, DeepSpeed 0.19, transformers 5.23)."""
@@ -43,9 +45,9 @@ class Trace:
     """Of one rank, in bytes but for the counts."""
 
     num_trained: int
+    largest_trained: int
     num_frozen: int
     frozen: int
-    largest_parameter: int
     activations: int
     """The most that is alive in forward and backward of one micro batch, parameters and their gradients left out."""
     global_batch: int
@@ -88,14 +90,18 @@ def estimate_memory(
 def estimate_of(traced: Trace, resources: TrainResources) -> MemoryEstimate:
     """Under the stage that the resources name."""
     process = {"process": PROCESS_BYTES, "batches": traced.global_batch * BATCHES}
-    checkpoint = 3 * FP32 * traced.num_trained + 2 * max(PIECE_BYTES, traced.largest_parameter)
+    trained = FP32 * traced.num_trained
+    piece = min(2 * trained, max(PIECE_BYTES, FP32 * traced.largest_trained))
+    checkpoint = 3 * trained + 2 * piece  # parameters and moments, and a piece while it becomes bytes
     held = _held(traced, resources)
     on_gpu = held if resources.gpus_per_rank else {}
     on_cpu = {} if resources.gpus_per_rank else held
-    if resources.gpus_per_rank and resources.offload_optimizer:
+    if on_gpu and resources.zero_stage and resources.offload_optimizer:
         on_cpu |= {name: on_gpu.pop(name) for name in ("optimizer's copy", "moments")}
-    if resources.gpus_per_rank and resources.offload_parameters:
-        on_cpu |= {"weights": on_gpu.pop("weights")}
+    if on_gpu and resources.zero_stage == 3 and resources.offload_parameters:
+        partition = (traced.frozen + trained) // resources.num_ranks
+        on_cpu["weights"] = partition
+        on_gpu["weights"] -= partition
     return MemoryEstimate(
         zero_stage=resources.zero_stage, cpu={**process, **on_cpu, CHECKPOINT: checkpoint}, gpu=on_gpu
     )
@@ -107,11 +113,14 @@ def _held(traced: Trace, resources: TrainResources) -> dict[str, int]:
     trained = FP32 * traced.num_trained
     whole = traced.frozen + trained
     part = trained // num_ranks
-    copies = {0: 0, 1: part, 2: part, 3: part}[stage]
-    # Gathered for a layer, and under a model of a billion parameters not dropped before the step's end.
-    weights = whole + whole // num_ranks if stage == 3 else whole
+    # Of the parameters that are updated here; in stage 3 what partitioning leaves behind.
+    copies = part if stage else 0
+    # Gathered for a layer, and of a model of this size none dropped before the step's end.
+    gathered = min(whole, FP32 * GATHERED_PARAMETERS)
+    weights = gathered + whole // num_ranks if stage == 3 else whole
     # In one piece for the update once more; in stage 0 for the all-reduce, when activations are gone.
-    shared = 2 * part + BUCKET_BYTES
+    bucket = BUCKET_BYTES if resources.gpus_per_rank else min(trained, BUCKET_BYTES)
+    shared = 2 * part + bucket
     gradients = {0: trained, 1: trained + shared, 2: shared, 3: shared}[stage]
     flat = trained if stage == 0 and num_ranks > 1 else 0
     return {

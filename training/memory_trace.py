@@ -51,7 +51,7 @@ def trace(config: TrainConfig, resources: TrainResources, folder: Path, shape: t
         num_trained=sum(p.numel() for p in parameters if p.requires_grad),
         num_frozen=sum(p.numel() for p in parameters if not p.requires_grad),
         frozen=sum(p.nbytes for p in parameters if not p.requires_grad),
-        largest_parameter=max(p.nbytes for p in parameters),
+        largest_trained=max(p.numel() for p in parameters if p.requires_grad),
         activations=activations,
         global_batch=sum(t.nbytes for batch in batches for t in tree_leaves(vars(batch)) if isinstance(t, Tensor)),
     )

@@ -17,7 +17,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
 
-from jobs import (
+from jobs import (  # noqa: E402
     GPT2,
     NUM_PATCHES,
     REGIMES,
