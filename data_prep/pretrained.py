@@ -58,6 +58,21 @@ def resolve(ref: PretrainedRef, base: Manifest | None, cache: PartCache) -> Path
     return cache.folder_of(_base_of(ref, base), str(ref.base))
 
 
+def local_folder(ref: PretrainedRef) -> Path | None:
+    """Where a model's files lie on this machine, if they do. Downloads nothing."""
+    if ref.folder:
+        return ref.folder.absolute()
+    if ref.id is None:
+        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(ref.id, revision=ref.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def model_files(folder: Path) -> list[Path]:
     """The files of a checkpoint folder that are read, sorted by name. Raises ConfigError where there is no model."""
     if not (folder / "config.json").is_file():

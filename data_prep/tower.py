@@ -92,22 +92,44 @@ class Tower:
             pixels_BCHW = np.concatenate([pixels_BCHW, np.repeat(pixels_BCHW[:1], missing, axis=0)])
         with torch.inference_mode():
             pixels = torch.from_numpy(pixels_BCHW).to(self.device, self.dtype, memory_format=torch.channels_last)
-            hidden = self._hidden_state(pixels)
-            patch_px = getattr(self.model.config, "patch_size", None)
-            patches_BPV = pool(hidden, pixels_BCHW.shape[2:], patch_px, self.config.pooling)
+            patches_BPV = features_of(self.model, pixels, self.config)
             features_BPV: NDArray[np.float16] = patches_BPV[:num_images].to(torch.float16).cpu().numpy()
         return features_BPV
 
-    def _hidden_state(self, pixels_BCHW: Any) -> Any:
-        if self.config.layer == -1:
-            return self.model(pixel_values=pixels_BCHW).last_hidden_state
-        states = self.model(pixel_values=pixels_BCHW, output_hidden_states=True).hidden_states
-        if not -len(states) <= self.config.layer < len(states):
-            raise ConfigError(
-                f"featurize.layer is {self.config.layer}; expected {-len(states)} to {len(states) - 1}, since "
-                f"the tower has {len(states)} hidden states. Change this value."
-            )
-        return states[self.config.layer]
+
+def feature_shape(folder: Path, config: FeatureConfig) -> tuple[int, int]:
+    """(patches, vision width) of the features that this tower gives, from its configuration alone: no weights are read
+    and nothing is computed."""
+    import torch
+    from PIL import Image
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoConfig, AutoModel
+    from transformers.initialization import no_init_weights
+
+    pixels_CHW = _load_processor(folder)(images=Image.new("RGB", (64, 64)))["pixel_values"][0]
+    with FakeTensorMode(), no_init_weights(), torch.no_grad():
+        model = AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        model = getattr(model, "vision_model", model).eval()
+        _, num_patches, width = features_of(model, torch.zeros(1, *pixels_CHW.shape), config).shape
+    return int(num_patches), int(width)
+
+
+def features_of(model: Any, pixels_BCHW: Any, config: FeatureConfig) -> Any:
+    """[B, P, V] in the model's dtype."""
+    patch_px = getattr(model.config, "patch_size", None)
+    return pool(_hidden_state(model, pixels_BCHW, config.layer), pixels_BCHW.shape[2:], patch_px, config.pooling)
+
+
+def _hidden_state(model: Any, pixels_BCHW: Any, layer: int) -> Any:
+    if layer == -1:
+        return model(pixel_values=pixels_BCHW).last_hidden_state
+    states = model(pixel_values=pixels_BCHW, output_hidden_states=True).hidden_states
+    if not -len(states) <= layer < len(states):
+        raise ConfigError(
+            f"featurize.layer is {layer}; expected {-len(states)} to {len(states) - 1}, since "
+            f"the tower has {len(states)} hidden states. Change this value."
+        )
+    return states[layer]
 
 
 def _load_processor(folder: Path) -> Any:

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from flows.opened import open_workspace
 from flows.plan import make_plan
+from flows.planned_memory import plan_memory
 from flows.preflight import check_models, check_objectives_can_be_scored
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import STEPS
 from flows.summary import RunSummary, report_path, step_result, summarise
-from flows.terminal import Bars, plan_table, show_summary
+from flows.terminal import Bars, plan_table, show_memory, show_summary
 from infra.addresses import without_password
 from infra.errors import ConfigError
 from infra.logs import engines_to, new_log_file
@@ -122,11 +123,14 @@ def _check_steps(names: Sequence[str]) -> None:
 def plan_command(asked: Asked, as_json: bool) -> None:
     opened = asked.opened()
     workspace = asked.workspace(Silent(), writable=False)
-    planned, _ = make_plan(opened, workspace)
+    planned, outputs = make_plan(opened, workspace)
+    console = Console(quiet=as_json)
+    console.print(plan_table(planned))  # at once: what follows takes seconds
+    if planned.trains:
+        planned = planned.model_copy(update={"memory": plan_memory(opened, outputs, workspace)})
+        show_memory(console, planned.memory)
     if as_json:
         print(planned.model_dump_json(indent=2))
-    else:
-        Console().print(plan_table(planned))
 
 
 def status_command(store: str | None, as_json: bool) -> None:

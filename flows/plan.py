@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from flows.planned_memory import PlannedMemory
 from flows.recipe import Recipe
 from flows.steps import Outputs, Step, steps_of
 from infra import log
@@ -29,10 +30,16 @@ class PlannedStep(BaseModel):
 class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     steps: list[PlannedStep]
+    memory: PlannedMemory | None = None
+    """Of the training's ranks, where something is trained and its models are on this machine."""
 
     @property
     def all_reused(self) -> bool:
         return all(step.action == "reuse" for step in self.steps)
+
+    @property
+    def trains(self) -> bool:
+        return any(step.name == "train" and step.action != "reuse" for step in self.steps)
 
 
 def make_plan(

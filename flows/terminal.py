@@ -18,11 +18,13 @@ from rich.table import Table
 
 from data_prep.statistics import told
 from flows.plan import Plan
+from flows.planned_memory import PlannedMemory, gigabytes
 from flows.summary import RunSummary
 from infra.outputs import Manifest
 
 TELL_EVERY_SECONDS = 30
 SHOWN_PLACES = 2
+SHOWN_BYTES = 50_000_000
 
 
 class Bars:
@@ -97,6 +99,32 @@ def plan_table(plan: Plan) -> Table:
     for step in plan.steps:
         table.add_row(step.name, f"[{colours[step.action]}]{step.action}", step.reason)
     return table
+
+
+def show_memory(console: Console, memory: PlannedMemory | None) -> None:
+    """The estimate for the profile's stage by item, and the other stages beside it."""
+    if memory is None:
+        console.print("\nmemory of the training: told once its models are on this machine", soft_wrap=True)
+        return
+    console.print(
+        f"\nmemory of a rank in training, estimated for ZeRO stage {memory.zero_stage} "
+        f"(ranks: {memory.num_ranks}, rank 0 takes most)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    chosen = memory.by_stage[memory.zero_stage]
+    for place, items in (("CPU", chosen.cpu), ("GPU", chosen.gpu)):
+        if not items:
+            continue
+        parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in items.items() if size >= SHOWN_BYTES)
+        stages = ", ".join(
+            f"{each.zero_stage}: {gigabytes(each.cpu_bytes() if place == 'CPU' else each.gpu_bytes)}"
+            for each in memory.by_stage
+        )
+        console.print(f"  {place} {gigabytes(sum(items.values()))}: {parts}", soft_wrap=True, highlight=False)
+        console.print(f"  {place} by ZeRO stage: {stages}", soft_wrap=True, highlight=False)
+    for warning in memory.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True, highlight=False)
 
 
 def steps_table(summary: RunSummary) -> Table:

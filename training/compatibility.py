@@ -48,7 +48,7 @@ def check_embeddings_path(language_model: Any) -> None:
 
 def allows_sharing(language_model: Any) -> bool:
     """Whether a block mask and position ids make branches behind one prefix what they are in sequences of their own."""
-    if not {"position_ids", "attention_mask"} <= _parameters(language_model) or _has_window(language_model.config):
+    if not takes_block_mask(language_model):
         return False
     shared_1LD = _random_embeddings(language_model, NUM_SHARED + 2 * NUM_BRANCH)
     mask, positions_1L = _block_mask(shared_1LD)
@@ -65,6 +65,11 @@ def allows_sharing(language_model: Any) -> bool:
     close = bool(difference <= TOLERANCES[expected.dtype] * expected.float().std())
     # Positions can move hidden states of a small model by less than the tolerance of bf16, but not by nothing.
     return close and not torch.equal(found, moved)
+
+
+def takes_block_mask(language_model: Any) -> bool:
+    """Without which it cannot share; whether it heeds the mask, `allows_sharing` asks."""
+    return {"position_ids", "attention_mask"} <= _parameters(language_model) and not _has_window(language_model.config)
 
 
 def _last_branch(language_model: Any, inputs_1LD: Tensor, **following: Tensor) -> Tensor:

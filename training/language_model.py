@@ -86,11 +86,7 @@ def load_language_model(folder: Path, dtype: torch.dtype) -> LanguageModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"{folder}: no causal language model could be read ({reason}); expected a transformers checkpoint of "
-            "a causal language model in safetensors. Name another folder or hub id."
-        ) from error
+        raise _unreadable(folder, error) from error
     return frozen_language_model(model, tokenizer, folder)
 
 
@@ -124,11 +120,57 @@ def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageM
         )
     model.requires_grad_(False).eval()
     check_embeddings_path(model)
+    return LanguageModel(model, tokenizer, folder, *_sequences(model, tokenizer))
+
+
+def _sequences(model: Any, tokenizer: Any) -> tuple[tuple[int, ...], int, int]:
+    """(lead ids, end token, positions)."""
     positions = getattr(model.config, "max_position_embeddings", None) or UNBOUNDED_POSITIONS
     lead_ids = tuple(tokenizer("")["input_ids"])
     if lead_ids and lead_ids[-1] == tokenizer.eos_token_id != tokenizer.bos_token_id:
         lead_ids = lead_ids[:-1]  # appended to every text, not put before it
-    return LanguageModel(model, tokenizer, folder, lead_ids, int(tokenizer.eos_token_id), int(positions))
+    return lead_ids, int(tokenizer.eos_token_id), int(positions)
+
+
+@dataclass(frozen=True)
+class OutlinedLanguageModel(LanguageModel):
+    """One whose parameters hold nothing, so that it cannot be asked anything."""
+
+    @property
+    def embedding_scale(self) -> float:
+        return 1.0
+
+    @property
+    def shares_prefix(self) -> bool:
+        from training.compatibility import takes_block_mask
+
+        return takes_block_mask(self.model)
+
+
+def outlined_language_model(folder: Path, dtype: torch.dtype) -> OutlinedLanguageModel:
+    """From its configuration and its tokenizer alone; for use on the meta device or with fake tensors. Raises
+    ConfigError as `load_language_model` does."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    tokenizer = load_tokenizer(folder)
+    try:
+        with no_init_weights():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(folder, error) from error
+    model.tie_weights()
+    model.requires_grad_(False).eval()
+    return OutlinedLanguageModel(model, tokenizer, folder, *_sequences(model, tokenizer))
+
+
+def _unreadable(folder: Path, error: Exception) -> ConfigError:
+    reason = str(error).strip().splitlines()[0]
+    return ConfigError(
+        f"{folder}: no causal language model could be read ({reason}); expected a transformers checkpoint of "
+        "a causal language model in safetensors. Name another folder or hub id."
+    )
 
 
 def frozen_digest(module: nn.Module, gathered: Callable[[Any], Any] | None = None) -> str:
@@ -144,7 +186,7 @@ def frozen_digest(module: nn.Module, gathered: Callable[[Any], Any] | None = Non
         if parameter.requires_grad:
             continue
         with gathered(parameter) if gathered else contextlib.nullcontext():
-            data = parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
             hasher.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
-        hasher.update(data)
+            data = parameter.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+            hasher.update(data.data)  # no copy of it
     return hasher.hexdigest()

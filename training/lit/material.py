@@ -44,6 +44,10 @@ def lit_material(job: TrainJob, features: FeatureStore, examples: Examples, rank
 
 
 def text_tower_of(config: TrainConfig, folder: Path) -> TextTower:
-    """In fp32 where it is trained, since trained parameters are fp32 in every precision."""
+    return load_text_tower(folder, text_tower_dtype(config))
+
+
+def text_tower_dtype(config: TrainConfig) -> torch.dtype:
+    """fp32 where it is trained, since trained parameters are fp32 in every precision."""
     locked = getattr(config.regime, "learning_rate", None) is None
-    return load_text_tower(folder, torch.bfloat16 if locked and config.precision == "bf16" else torch.float32)
+    return torch.bfloat16 if locked and config.precision == "bf16" else torch.float32

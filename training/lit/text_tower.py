@@ -68,6 +68,17 @@ def load_text_tower(folder: Path, dtype: torch.dtype) -> TextTower:
     return text_tower(_text_half(model), tokenizer, folder)
 
 
+def outlined_text_tower(folder: Path, dtype: torch.dtype) -> TextTower:
+    """From its configuration and its tokenizer alone, under fake tensors."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
+    return text_tower(_text_half(model), load_tokenizer(folder), folder)
+
+
 def text_tower(model: Any, tokenizer: Any, folder: Path) -> TextTower:
     """Check a model that is already in memory."""
     model.eval()

@@ -112,9 +112,9 @@ def _rank() -> int:
 
 def _counts(num_images: int, num_texts: int, device: torch.device) -> list[list[int]]:
     """Images of each rank, texts of each rank."""
-    own_2 = torch.tensor([num_images, num_texts], device=device)
     if not distributed.is_initialized():
-        return own_2[:, None].tolist()
+        return [[num_images], [num_texts]]
+    own_2 = torch.tensor([num_images, num_texts], device=device)
     parts = [torch.empty_like(own_2) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, own_2)
     return torch.stack(parts, dim=1).tolist()
