@@ -33,7 +33,7 @@ def tokenise(
             prompt_ids = prompts[objective.prompt(example.prompt)]
             target_ids: tuple[int, ...] = ()
             if text is not None:
-                target_ids = _ended(_not_empty(targets[text], text, example), language.eos_id, config.max_target_tokens)
+                target_ids = ended(_not_empty(targets[text], text, example), language.eos_id, config.max_target_tokens)
             if text is not None and objective.has_head:
                 # The text is read whole, and compared by its number.
                 prompt_ids, target_ids, values = target_ids, (), (text_numbers[text],)
@@ -101,6 +101,6 @@ def _not_empty(target: tuple[int, ...], text: str, example: Example) -> tuple[in
     return target
 
 
-def _ended(target: tuple[int, ...], eos: int, max_tokens: int) -> tuple[int, ...]:
+def ended(target: tuple[int, ...], eos: int, max_tokens: int) -> tuple[int, ...]:
     """With the end token, or cut without one: a cut text has not ended."""
     return (*target, eos) if len(target) < max_tokens else target[:max_tokens]
