@@ -45,20 +45,16 @@ class FeatureStore:
     def __contains__(self, image_id: str) -> bool:
         return not self.missing([image_id])
 
-    def missing(self, image_ids: Sequence[str]) -> list[str]:
-        """Those of the images that have no features."""
-        found, _ = self._rows[ORIGINAL].find(digests_of(image_ids))
+    def missing(self, image_ids: Sequence[str], view: str = ORIGINAL) -> list[str]:
+        """Those of the images that have no features. Raises DataError where there is no such view."""
+        found, _ = self._rows_of_view(view).find(digests_of(image_ids))
         return [image_id for image_id, is_found in zip(image_ids, found.tolist(), strict=True) if not is_found]
 
     def gather(self, image_ids: Sequence[str], view: str = ORIGINAL) -> NDArray[np.float16]:
         """float16[B, P, V] in the order asked. Raises DataError naming the first image without features."""
         import numpy as np
 
-        if view not in self._rows:
-            raise DataError(
-                f"the view {view!r} was asked for; expected one of {', '.join(self.views)}. Raise featurize.views."
-            )
-        found, places = self._rows[view].find(digests_of(image_ids))
+        found, places = self._rows_of_view(view).find(digests_of(image_ids))
         if not found.all():
             raise DataError(
                 f"image {image_ids[int(found.argmin())][:12]}… has no features among {len(self)} images; expected one "
@@ -70,6 +66,13 @@ class FeatureStore:
             number, row = divmod(place, _PARTS_APART)
             self._file(number).read_into(row, values)
         return out_BPV
+
+    def _rows_of_view(self, view: str) -> ImageIndex:
+        if view not in self._rows:
+            raise DataError(
+                f"the view {view!r} was asked for; expected one of {', '.join(self.views)}. Raise featurize.views."
+            )
+        return self._rows[view]
 
 
 _PARTS_APART = 2**32

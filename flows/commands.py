@@ -50,7 +50,7 @@ def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json:
         summary = _all_reused(dict(outputs), reading)
         _finish(Console(), summary, dict(outputs), reading, as_json, log=None)
         return
-    check_objectives_can_be_scored(opened, planned)
+    check_objectives_can_be_scored(opened, until)
     log = new_log_file(reading.settings.logs)
     with engines_to(log, for_good=True) as (output, error):
         terminal = Console(file=error)

@@ -7,10 +7,10 @@ from infra.errors import ConfigError
 from infra.workspace import Workspace
 
 
-def check_objectives_can_be_scored(recipe: Recipe, plan: Plan) -> None:
+def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:
     """Raises ConfigError where evaluate would find nothing to ask, before a training is paid for."""
     prompts = recipe.training.objectives.prompts if recipe.training.mapper is not None else {}
-    if any(step.name == "evaluate" and step.action != "reuse" for step in plan.steps) and not prompts:
+    if until in (None, "evaluate", "register") and not prompts:
         raise ConfigError(
             f"regime {recipe.training.regime.kind} with objectives {', '.join(recipe.training.objectives.names)} gives "
             "no text, and evaluate scores text only; expected caption, vqa, or classify by text among them. Add one, "

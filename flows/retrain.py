@@ -9,6 +9,8 @@ from typing import Any, cast
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when prefect is imported
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# Prefect's own 20 s are too few on a machine that is busy with something else.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 from prefect import Task, flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -18,6 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.opened import open_workspace
+from flows.preflight import check_objectives_can_be_scored
 from flows.progress_artifact import ProgressArtifact
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import Outputs, Step, forget, run_step, steps_of
@@ -83,6 +86,7 @@ def run_recipe(
     recipe: Recipe, workspace: Workspace, until: str | None = None, forced: frozenset[str] = frozenset()
 ) -> tuple[RunSummary, dict[str, Manifest]]:
     """Run the steps in order inside a flow run, up to and with `until`. Ray starts when a step first needs it."""
+    check_objectives_can_be_scored(recipe, until)
     outputs: dict[str, Manifest] = {}
     results: list[StepResult] = []
     with ExitStack() as engines:

@@ -27,11 +27,6 @@ class StoppingConfig(BaseModel):
     def needs_validation(self) -> bool:
         return self.patience is not None or self.export == "best"
 
-    @property
-    def decides(self) -> bool:
-        """Whether the times of validations and checkpoints change what is exported."""
-        return self.needs_validation or self.export == "average"
-
 
 class TrainConfig(BaseModel):
     """Mapper × regime × objectives, and the schedule of one training. The tower stays frozen."""
@@ -44,7 +39,7 @@ class TrainConfig(BaseModel):
     regime: Annotated[RegimeConfig, Field(discriminator="kind")] = PrefixRegime()
     """What is trained besides the mapper. By default nothing."""
     objectives: ObjectivesConfig = ObjectivesConfig(caption=CaptionConfig(), vqa=VqaConfig())
-    """What is learnt. Those that a recipe names need examples; of the default ones at least one does."""
+    """What is learnt. Each needs examples in the train split; of the default two at least one does."""
     regularisers: RegularisersConfig = RegularisersConfig()
     stopping: StoppingConfig = StoppingConfig()
     global_batch_images: int = Field(gt=0)

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from infra.digests import digest_json
@@ -80,16 +81,19 @@ class TrainingOrder:
         self.dataset_digest = dataset_digest
         self.steps_per_epoch = -(-len(images) // config.global_batch_images)
         self.num_steps = self.steps_per_epoch * config.epochs
+        # Drawn once per epoch: of ten million images a permutation takes longer than a global step.
+        self._order = lru_cache(1)(lambda epoch: self._random("order", epoch).permutation(len(images)))
 
     def batch(self, step: int) -> list[PackedImage]:
         """The images of global step `step` (from 0), with at most max_targets_per_image branches each."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._random("order", epoch).permutation(len(self.images))
+        order = self._order(epoch)
         start = place * self.config.global_batch_images
         chosen = order[start : start + self.config.global_batch_images]
-        return [self._bounded(self.images[int(number)], epoch) for number in chosen]
+        return [self.bounded(self.images[int(number)], epoch) for number in chosen]
 
-    def _bounded(self, image: PackedImage, epoch: int) -> PackedImage:
+    def bounded(self, image: PackedImage, epoch: int) -> PackedImage:
+        """With at most max_targets_per_image of its branches."""
         limit = self.config.max_targets_per_image
         if len(image.branches) <= limit:
             return image

@@ -18,7 +18,8 @@ from torch.nn import functional
 from infra.errors import ConfigError
 from training.language_model import LanguageModel
 from training.objectives.answer_space import AnswerSpace
-from training.packing import BatchObjectives, Branch, PackedBatch, PackedImage, apart, pack
+from training.packed_batch import PackedBatch
+from training.packing import BatchObjectives, Branch, PackedImage, apart, pack
 from training.prefix_model import PrefixModel, Reads, layout_of
 from training.tokenising import ended
 
@@ -70,7 +71,7 @@ class HeadReader:
         def read(batch: PackedBatch, reads: Reads, branches: list[Branch]) -> Tensor:
             logits_NC = self.model.target_logits(reads.targets_ND).float()
             losses_N = functional.cross_entropy(logits_NC, batch.target_N, reduction="none")
-            sums = torch.split(-losses_N, [len(one.target_ids) for one in branches])  # type: ignore[no-untyped-call]
+            sums = torch.split(-losses_N, [len(one.target_ids) for one in branches])
             return torch.stack([part.sum() for part in sums])
 
         return self._read(images, patches_BPV, (), read).view(-1, len(labels))
@@ -127,6 +128,6 @@ class HeadReader:
                 branches = [branch for member in order for branch in some[member].branches]
                 values = read(batch, self.model.read(batch, batch.patches_BPV), branches)
             # Every image has as many branches.
-            by_image = values.unflatten(0, (len(some), -1))
+            by_image = values.reshape(len(some), -1, *values.shape[1:])
             found.append(by_image[torch.tensor(order).argsort()].flatten(0, 1))
         return torch.cat(found)

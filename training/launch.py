@@ -122,6 +122,10 @@ def _ray_rank(settings: dict[str, Any]) -> None:
         ray.get(relay.fail.remote(type(error).__name__, str(error)))
         if not isinstance(error, Interrupted):
             raise  # the other ranks may be waiting for this one
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Of our own making or an engine's: started again, the ranks would meet it again.
+        ray.get(relay.fail.remote(FrostlineError.__name__, f"{type(error).__name__}: {error}"))
+        raise
     finally:
         link.close()
 

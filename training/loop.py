@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from infra.digests import digest_json
-from infra.errors import DataError, Interrupted
+from infra.errors import Interrupted
 from training.checkpoint_writer import CheckpointWriter
 from training.data import GlobalBatch, prefetched
 from training.exporting import exported, steps_to_keep
@@ -19,10 +21,11 @@ from training.history import History
 from training.job import Link, TrainJob, check_inputs
 from training.memory_use import peak_memory_bytes
 from training.objectives import objectives_of
-from training.phase import Position, TrainedPhase, check_frozen, enter
+from training.phase import Position, TrainedPhase, check_frozen, check_same_frozen, enter
 from training.recording import Recorder
 from training.schedule import learning_rate_factor, phases_of
 from training.setup import Prepared, prepare
+from training.skipped import Skipped
 from training.stopping import Best
 from training.stopwatch import Stopwatch
 from training.zero import sweep_dead_buffers
@@ -66,7 +69,7 @@ class TrainLoop:
         self.best = Best()
         self.num_updates = 0
         """Of the phase: its global steps less those left out."""
-        self.num_skipped_in_a_row = 0
+        self.skipped = Skipped()
         self.messages: list[str] = [*prepared.material.messages, *messages]
         self.resumed_from: list[int] = []
         self.finished = False
@@ -93,7 +96,10 @@ class TrainLoop:
         while self.step < self.num_steps and not ended:
             if self.step == self.phase.last:
                 check_frozen(self.phase)
-                self.phase, self.num_updates = enter(self.phases, self.prepared, self.phase.position(self.step)), 0
+                position = self.phase.leave(self.step)
+                del self.phase  # or both phases' models would be in memory at once
+                gc.collect()
+                self.phase, self.num_updates = enter(self.phases, self.prepared, position), 0
             self.watch.seconds()
             for batch in prefetched(self._batch, self.step, self.phase.last):
                 self.watch.mark("data")
@@ -101,10 +107,11 @@ class TrainLoop:
                 self.step += 1
                 # Before the checkpoint, which carries the curves; its own seconds count for the next step.
                 self.recorder.step(self.step, batch, values, self.watch.seconds())
-                ended = self._validate()
+                ended, is_best = self._validate()
                 self.seconds = spent + time.perf_counter() - started
                 last = ended or self.step == self.num_steps
-                if not last and (stop or self.step % self.config.checkpoint_every_steps == 0):
+                is_kept = is_best and self.config.stopping.export == "best"
+                if not last and (stop or is_kept or self.step % self.config.checkpoint_every_steps == 0):
                     self._save({})
                 if stop and not last:
                     self.writer.wait()
@@ -144,9 +151,9 @@ class TrainLoop:
             norm = engine.step(factor)
         self.watch.mark("optimizer")
         if not math.isfinite(norm):
-            self._count_skipped(batch, finite, found[-2] > 0)
+            self._leave_out(batch, finite, found[-2] > 0)
             return {}, found[-1] > 0
-        self.num_skipped_in_a_row = 0
+        self.skipped.num_in_a_row = 0
         self.num_updates += 1
         rate = self.config.learning_rate * factor
         return {**self._losses(found, batch.weight_O), "grad_norm": norm, "learning_rate": rate}, found[-1] > 0
@@ -162,11 +169,11 @@ class TrainLoop:
         by_objective = {f"{prefix}loss_{name}": mean for name, mean in means.items()}
         return {f"{prefix}loss": sum(weights[name] * mean for name, mean in means.items()), **by_objective}
 
-    def _validate(self) -> bool:
-        """Whether training ends here. A new best is kept as a checkpoint where it may be exported."""
+    def _validate(self) -> tuple[bool, bool]:
+        """(whether training ends here, whether this validation is the best so far)."""
         last = self.step == self.num_steps
         if not self.prepared.validation or not (self.step % self.config.validate_every_steps == 0 or last):
-            return False
+            return False, False
         found = self._validation_losses()
         values = {name: value for name, value in found.items() if math.isfinite(value)}
         if len(values) < len(found):
@@ -174,17 +181,15 @@ class TrainLoop:
         self.recorder.validation(self.step, values)
         self.watch.mark("validation")
         if self.phase.last < self.num_steps:
-            return False  # what the mapper alone has learnt is no whole model
+            return False, False  # what the mapper alone has learnt is no whole model
         is_best = self.best.see(self.config.stopping, self.step, values)
-        if is_best and self.config.stopping.export == "best" and not last:
-            self._save({})
         ended = self.best.ends(self.config.stopping)
         if ended:
             self.messages.append(
                 f"ended after global step {self.step} of {self.num_steps}: {self.config.stopping.metric} was no better "
                 f"for {self.best.num_since} validations"
             )
-        return ended
+        return ended, is_best
 
     def _validation_losses(self) -> dict[str, float]:
         """Weighted means over the validation images."""
@@ -201,23 +206,12 @@ class TrainLoop:
         sums, weights = totals.tolist()
         return self._losses(sums, tuple(weights), "val_")
 
-    def _count_skipped(self, batch: GlobalBatch, finite: list[Tensor], losses_failed: bool) -> None:
-        """Leave a global step out; or end, with the examples at fault."""
-        self.num_skipped_in_a_row += 1
-        if not losses_failed:  # a gradient did, and it may be any micro batch's
-            finite = [torch.tensor(False)] * len(finite)
+    def _leave_out(self, batch: GlobalBatch, finite: list[Tensor], losses_failed: bool) -> None:
+        """Tell of the examples at fault, or end. Where only a gradient failed, it may be any micro batch's."""
         pairs = zip(batch.micro_batches, finite, strict=True)
-        own = [example for micro_batch, good in pairs if not good for example in micro_batch.example_ids]
-        found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(found, own)
-        ids = sorted({example for part in found for example in part})
-        told = (
-            f"global step {self.step + 1}: the loss or its gradient is not finite; expected numbers. The micro batches "
-            f"at fault hold the examples {', '.join(ids[:64])}{' …' if len(ids) > 64 else ''}"
-        )
-        if self.num_skipped_in_a_row > self.config.max_skipped_steps:
-            raise DataError(f"{told}. Look at their features and targets, or lower training.learning_rate.")
-        self.messages.append(f"{told}; the step was left out")
+        at_fault = [micro_batch for micro_batch, is_finite in pairs if not (is_finite and losses_failed)]
+        ids = [example for micro_batch in at_fault for example in micro_batch.example_ids]
+        self.messages += self.skipped.count(self.step + 1, ids, self.config.max_skipped_steps)
 
     def _resume(self) -> TrainedPhase:
         """Rank 0 chooses the checkpoint; all ranks load that one."""
@@ -233,7 +227,7 @@ class TrainLoop:
         self.step = checkpoint.step
         self.recorder.history = History.from_state(state["history"])
         self.best = Best.from_state(state["best"])
-        self.num_skipped_in_a_row = state["num_skipped_in_a_row"]
+        self.skipped = Skipped(**state["skipped"])
         self.finished = bool(state["finished"])
         self.resumed_from = [*state["resumed_from"], checkpoint.step]
         self.messages = [*state["messages"], *(told for told in self.messages if told not in state["messages"])]
@@ -242,6 +236,8 @@ class TrainLoop:
         tensors = checkpoint.tensors
         position = Position(self.step, self.num_updates, tensors["trainables"], tensors["optimizer"])
         phase = enter(self.phases, self.prepared, position)
+        if self.rank == 0 and self.step > phase.phase.first:
+            check_same_frozen(phase, checkpoint.step, state["frozen_digest"])
         self.num_updates = 0 if self.step == phase.phase.first else self.num_updates
         return phase
 
@@ -268,8 +264,9 @@ class TrainLoop:
                 },
                 "history": self.recorder.history.state(),
                 "best": self.best.state(),
+                "frozen_digest": self.phase.facts["frozen_digest"],
                 "num_updates": self.num_updates,
-                "num_skipped_in_a_row": self.num_skipped_in_a_row,
+                "skipped": asdict(self.skipped),
                 "resumed_from": self.resumed_from,
                 "messages": self.messages,
                 "seconds": round(self.seconds, 3),

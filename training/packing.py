@@ -256,6 +256,6 @@ def _head_reads(found: list[_Read]) -> HeadReads:
         row_M=places_M3[:, 0],
         place_M=places_M3[:, 1],
         image_M=places_M3[:, 2],
-        values_MU=torch.tensor([read[3] for read in found], dtype=torch.float32).reshape(len(found), num_values),
+        values_MU=torch.tensor([read[3] for read in found], dtype=torch.float64).reshape(len(found), num_values),
         weight_M=torch.tensor([read[4] for read in found], dtype=torch.float32),
     )

@@ -44,9 +44,11 @@ class TrainedPhase:
     def last(self) -> int:
         return self.phase.last
 
-    def position(self, step: int) -> Position:
-        """At this phase's border: what was trained, without the optimizer. Every rank has to call it."""
-        return Position(step, parameters=self.engine.capture()[0])
+    def leave(self, step: int) -> Position:
+        """What was trained, without the optimizer; the engine is of no use any more. Every rank has to call it."""
+        parameters, _ = self.engine.capture(with_moments=False)
+        self.engine.destroy()
+        return Position(step, parameters=parameters)
 
 
 def enter(phases: Sequence[Phase], prepared: Prepared, position: Position) -> TrainedPhase:
@@ -91,4 +93,15 @@ def check_frozen(phase: TrainedPhase) -> None:
         raise IntegrityError(
             f"the frozen parameters have digest {digest[:12]}… after training; expected "
             f"{str(phase.facts['frozen_digest'])[:12]}… as before. Nothing is exported. Start again on sound memory."
+        )
+
+
+def check_same_frozen(phase: TrainedPhase, step: int, expected: str) -> None:
+    """Raises IntegrityError where a checkpoint was trained around other frozen parameters than those loaded now."""
+    found = str(phase.facts["frozen_digest"])
+    if found != expected:
+        raise IntegrityError(
+            f"the checkpoint of global step {step} was trained around frozen parameters with digest {expected[:12]}…, "
+            f"and the language model read now has {found[:12]}…; expected the same. Give the language model's folder "
+            "back the files it had, or start a training of its own with --force train."
         )

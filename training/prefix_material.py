@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from data_prep.features import FeatureStore
+from infra.errors import ConfigError
 from training.data import PrefixBatcher, Ranks
 from training.job import TrainJob
 from training.language_model import LanguageModel, load_language_model
@@ -28,6 +29,11 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
     language = language_model_of(job)
     layout = layout_of(config, language)
     space = answer_space_of(examples.train, config.objectives)
+    if config.objectives.contrast and not layout.shares:
+        raise ConfigError(
+            f"{language.folder}: objective contrast reads texts that must not see the image beside those that do, and "
+            "this language model takes no block mask; expected one that does. Leave contrast out, or name another."
+        )
     if config.objectives.contrast:
         # Negatives are the whole global batch, so a rank's share is not cut.
         ranks = replace(ranks, micro_batch_tokens=None)

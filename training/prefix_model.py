@@ -38,6 +38,8 @@ class PrefixModel(nn.Module):
     """A mapper before a language model, with heads where objectives ask for them."""
 
     lead: Tensor
+    shares_prefix = True
+    """Whether the language model takes the block mask; what packs the rows has to know the same."""
 
     def __init__(
         self, config: TrainConfig, language: LanguageModel, mapper: nn.Module, heads: nn.ModuleDict,
@@ -48,7 +50,6 @@ class PrefixModel(nn.Module):
         self.objectives = objectives_of(config.objectives)
         self.mapper, self.heads, self.soft_prompt = mapper, heads, soft_prompt
         self.lm = language.model
-        self.shares_prefix = language.shares_prefix
         self.register_buffer("lead", torch.tensor(language.lead_ids, dtype=torch.long), persistent=False)
 
     def train(self, mode: bool = True) -> "PrefixModel":
@@ -183,8 +184,11 @@ def build_prefix_model(
         assert config.mapper is not None, "only the regime lit has none"
         mapper = build_mapper(config.mapper, MapperShape(*shape, language.width, language.embedding_scale))
         heads = _heads(config, language.width, space)
+    shares_prefix = language.shares_prefix  # asked of the model as it was loaded, as layout_of does
     soft_prompt = apply_regime(config.regime, language.model, config.seed)
-    return PrefixModel(config, language, mapper, heads, soft_prompt)
+    model = PrefixModel(config, language, mapper, heads, soft_prompt)
+    model.shares_prefix = shares_prefix
+    return model
 
 
 def _heads(config: TrainConfig, width: int, space: AnswerSpace) -> nn.ModuleDict:

@@ -23,11 +23,13 @@ class Recorder:
     def __init__(self, job: TrainJob, link: Link, num_steps: int, rank: int) -> None:
         self.link, self.num_steps = link, num_steps
         self.history = History.for_steps(num_steps)
-        self._is_first = rank == 0
-        self._tracker = _open_tracker(job) if self._is_first else None
+        self._job, self._is_first = job, rank == 0
+        self._tracker: TrainingRun | None = None
         self._logged_step, self._logged_at = 0, time.monotonic()
 
     def begin(self, step: int) -> None:
+        """Opens the training run; whoever calls it closes it, whatever happens."""
+        self._tracker = _open_tracker(self._job) if self._is_first else None
         self.link.report(step, self.num_steps, "")
 
     def step(self, step: int, batch: GlobalBatch, values: Mapping[str, float], seconds: Mapping[str, float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from infra.errors import ConfigError
 from training.config import TrainConfig
 
 
@@ -20,7 +21,12 @@ class Phase:
 def phases_of(config: TrainConfig, num_steps: int) -> list[Phase]:
     """One, or two where the regime lets the mapper train first."""
     fraction = getattr(config.regime, "mapper_first_fraction", 0.0)
-    border = round(fraction * num_steps)
+    border = min(round(fraction * num_steps), num_steps - 1)
+    if fraction and border == 0:
+        raise ConfigError(
+            f"training.regime.mapper_first_fraction is {fraction} of {num_steps} global steps, which is none; expected "
+            "at least one and not all. Raise it or the epochs, or leave it out."
+        )
     whole = [Phase(0, border, True), Phase(border, num_steps, False)]
     return [phase for phase in whole if phase.first < phase.last]
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from data_prep.dataset import read_examples
 from data_prep.features import FeatureStore
+from data_prep.views import ORIGINAL
 from infra.errors import ConfigError, DataError
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
@@ -61,9 +62,12 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
     make = lit_material if config.regime.kind == "lit" else prefix_material
     material = make(job, features, examples, Ranks(rank, num_ranks, job.resources.micro_batch_tokens))
     check_objectives(material.train, config)
-    validation = material.val[: config.validation_images]
+    order = TrainingOrder(material.train, config, job.dataset.identity["dataset_digest"])
+    validation = tuple(order.bounded(image, epoch=0) for image in material.val[: config.validation_images])
     _check_stopping(validation, config)
-    _check_features((*material.train, *validation), features)
+    consistency = config.regularisers.consistency
+    for view in {ORIGINAL, (consistency and consistency.view) or ORIGINAL}:
+        _check_features((*material.train, *validation), features, view)
     facts: dict[str, object] = {
         "num_train_images": len(material.train),
         "num_train_examples": len({branch.example_id for image in material.train for branch in image.branches}),
@@ -72,7 +76,7 @@ def prepare(job: TrainJob, rank: int, num_ranks: int) -> Prepared:
     return Prepared(
         job,
         material,
-        TrainingOrder(material.train, config, job.dataset.identity["dataset_digest"]),
+        order,
         validation,
         CheckpointFolder(store, checkpoint_prefix(job.fingerprint), config.keep_checkpoints),
         facts,
@@ -105,8 +109,8 @@ def _check_shapes(features: Manifest) -> None:
             )
 
 
-def _check_features(images: tuple[PackedImage, ...], features: FeatureStore) -> None:
-    missing = features.missing([image.image_id for image in images])
+def _check_features(images: tuple[PackedImage, ...], features: FeatureStore, view: str) -> None:
+    missing = features.missing([image.image_id for image in images], view)
     if missing:
         raise DataError(
             f"{len(missing)} of {len(images)} images have no features, the first is {missing[0][:12]}…; expected one "

@@ -26,17 +26,20 @@ def tokenise(
     ]
     prompts = _unique((o.prompt(example.prompt) for _, o, example in wanted), language.encode)
     targets = _unique((target for _, o, e in wanted for target in _targets(o, e)), language.encode_targets)
-    text_numbers = {text: float(number) for number, text in enumerate(targets)}
+    # Texts that are equal once they are cut are one text.
+    whole = {text: ended(ids, language.eos_id, config.max_target_tokens) for text, ids in targets.items()}
+    numbers = {ids: float(number) for number, ids in enumerate(sorted(set(whole.values())))}
     by_image: dict[str, list[Branch]] = {}
     for number, objective, example in wanted:
         for text, values in _branches(objective, example, space):
             prompt_ids = prompts[objective.prompt(example.prompt)]
             target_ids: tuple[int, ...] = ()
             if text is not None:
-                target_ids = ended(_not_empty(targets[text], text, example), language.eos_id, config.max_target_tokens)
+                _check_tokens(targets[text], text, example)
+                target_ids = whole[text]
             if text is not None and objective.has_head:
                 # The text is read whole, and compared by its number.
-                prompt_ids, target_ids, values = target_ids, (), (text_numbers[text],)
+                prompt_ids, target_ids, values = target_ids, (), (numbers[target_ids],)
             made = Branch(
                 example.example_id, number, prompt_ids, target_ids, example.weight, values, objective.sees_image
             )
@@ -56,7 +59,7 @@ def check_objectives(images: Sequence[PackedImage], config: TrainConfig) -> None
             "the train split has no example of a task that is trained; expected at least one. Check the sources' "
             f"splits and training.objectives (tasks: {tasks})."
         )
-    if "objectives" not in config.model_fields_set:
+    if config.objectives == type(config).model_fields["objectives"].default:
         return
     found = {branch.objective for image in images for branch in image.branches}
     for number, objective in enumerate(objectives):
@@ -82,6 +85,11 @@ def _branches(
         known = example.label in space.labels
         return [(None, (float(space.labels.index(example.label)),))] if known else []
     if objective.name == "regress":
+        if len(example.numbers) != len(space.number_means):
+            raise DataError(
+                f"example {example.example_id[:12]}… ({example.source}) has {len(example.numbers)} numbers; expected "
+                f"{len(space.number_means)}, as in the train split. Correct it in its source."
+            )
         scaled = zip(example.numbers, space.number_means, space.number_deviations, strict=True)
         return [(None, tuple((value - mean) / deviation for value, mean, deviation in scaled))]
     return [(target, ()) for target in example.targets]
@@ -92,13 +100,12 @@ def _unique(texts: Iterable[str], encode: Callable[[list[str]], list[tuple[int, 
     return dict(zip(ordered, encode(ordered), strict=True))
 
 
-def _not_empty(target: tuple[int, ...], text: str, example: Example) -> tuple[int, ...]:
+def _check_tokens(target: tuple[int, ...], text: str, example: Example) -> None:
     if not target:
         raise DataError(
             f"example {example.example_id[:12]}… ({example.source}): the target {text!r} has no tokens; "
             "expected at least one. Remove the example from its source, or ingest it with text."
         )
-    return target
 
 
 def ended(target: tuple[int, ...], eos: int, max_tokens: int) -> tuple[int, ...]:

@@ -23,9 +23,8 @@ from training.regimes.config import LoraRegime, PromptRegime
 
 STEP = "train"
 VERSION = 2
-UNDECISIVE = {"checkpoint_every_steps", "keep_checkpoints", "validate_every_steps", "validation_images"}
-"""Fields that change no weight, unless the times of checkpoints or validations decide what is exported: another value
-must not train again."""
+UNDECISIVE = {"keep_checkpoints", "max_skipped_steps"}
+"""Fields that change no weight: another value must not train again."""
 CURVES = ("loss", "grad_norm", "learning_rate")
 """Exported, with each task's loss: what is a function of configuration and inputs. Speeds are facts."""
 
@@ -37,13 +36,26 @@ def train_request(
         step=STEP,
         version=VERSION,
         name=name,
-        config=config.model_dump(mode="json", exclude=set() if config.stopping.decides else UNDECISIVE),
+        config=config.model_dump(mode="json", exclude=_undecisive(config)),
         inputs={
             "dataset_digest": dataset.identity["dataset_digest"],
             "encoder_key": features.identity["encoder_key"],
             "language_model_digest": lm_digest,
         },
     )
+
+
+def _undecisive(config: TrainConfig) -> dict[str, Any]:
+    """What pydantic leaves out: the times of validations and checkpoints decide only where the export follows them."""
+    stopping = config.stopping
+    fields: dict[str, Any] = dict.fromkeys(UNDECISIVE, True)
+    unused = {"average_checkpoints"} if stopping.export != "average" else set()
+    if stopping.export != "average":
+        fields["checkpoint_every_steps"] = True
+    if not stopping.needs_validation:
+        fields |= {"validate_every_steps": True, "validation_images": True}
+        unused.add("metric")
+    return {**fields, "stopping": unused}
 
 
 def train(
@@ -136,7 +148,7 @@ def _peft_files(job: TrainJob, trained: dict[str, Any]) -> dict[str, bytes]:
     regime = job.config.regime
     if not isinstance(regime, LoraRegime | PromptRegime):
         return {}
-    return peft_files(regime, trained, job.language_model_dir.name)
+    return peft_files(regime, trained)
 
 
 def _facts(checkpoint: Checkpoint, job: TrainJob, curves: dict[str, list[list[float]]]) -> dict[str, Any]:

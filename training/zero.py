@@ -134,6 +134,10 @@ class ZeroEngine:
             optimizer.averaged_gradients[0][0].view(-1)[0] = math.nan
         self.engine.step()
 
+    def destroy(self) -> None:
+        """Give its memory back, hooks and optimizer included, before another engine is built."""
+        self.engine.destroy()
+
     def whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
         """A context in which the parameter is not partitioned. Every rank has to enter it."""
         if self.stage < 3:
@@ -141,13 +145,14 @@ class ZeroEngine:
         context: AbstractContextManager[Any] = _import_deepspeed().zero.GatheredParameters([parameter])
         return context
 
-    def capture(self, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def capture(self, keep: bool = True, with_moments: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(trained parameters, optimizer moments), whole and fp32, copied to the CPU of every rank that would `keep`
         them; others get nothing. Every rank has to call it."""
+        keys = MOMENTS if with_moments else ()
         parameters: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in self.trained.items():
-            for found, key in ((parameters, None), *((moments, key) for key in MOMENTS)):
+            for found, key in ((parameters, None), *((moments, key) for key in keys)):
                 full = self._full(parameter, key)
                 if keep:
                     found[f"{name}.{key}" if key else name] = _copied(full)

@@ -51,4 +51,4 @@ class RegressHead(nn.Module):
         measure = functional.mse_loss if self.loss == "mse" else functional.huber_loss
         numbers_MR = self(hidden_MD)
         # Without reads the values have no width.
-        return measure(numbers_MR, values_MR.expand_as(numbers_MR), reduction="none").mean(dim=1)
+        return measure(numbers_MR, values_MR.float().expand_as(numbers_MR), reduction="none").mean(dim=1)

@@ -16,16 +16,14 @@ LANGUAGE_MODEL, SOFT_PROMPT = "lm.", "soft_prompt."
 ADAPTER_NAME = ".default"
 
 
-def peft_files(
-    config: LoraRegime | PromptRegime, trained: Mapping[str, Tensor], language_model: str
-) -> dict[str, bytes]:
+def peft_files(config: LoraRegime | PromptRegime, trained: Mapping[str, Tensor]) -> dict[str, bytes]:
     """The folder's files by name, from the trained parameters by their names in the prefix model.
 
-    `language_model` is the hub id or folder written into the adapter's configuration. The mapper has no place there."""
+    They name no language model, which may lie anywhere; PEFT is given it. The mapper has no place there."""
     from safetensors.torch import save
 
     fields, tensors = _lora(config, trained) if isinstance(config, LoraRegime) else _prompt(trained)
-    common = {"base_model_name_or_path": language_model, "task_type": "CAUSAL_LM", "inference_mode": True}
+    common = {"base_model_name_or_path": None, "task_type": "CAUSAL_LM", "inference_mode": True}
     return {
         # Only what is not PEFT's default: the whole of its configuration changes with every release.
         "adapter_config.json": canonical_json({**common, **fields}),

@@ -112,8 +112,9 @@ def test_an_objective_that_the_recipe_names_needs_examples(
 ) -> None:
     captions = [example for example in make_examples(4) if example.task == "caption"]
     images = tokenise(captions, language_model, config(), LAYOUT, AnswerSpace())
-    check_objectives(images, config())
-    named = config(objectives={"caption": {}, "vqa": {}})
+    for defaults in (config(), TrainConfig.model_validate_json(config().model_dump_json())):
+        check_objectives(images, defaults)
+    named = config(objectives={"caption": {}, "vqa": {"weight": 2.0}})
     with pytest.raises(ConfigError, match=r"names vqa, and the train split has no vqa example"):
         check_objectives(tokenise(captions, language_model, named, LAYOUT, AnswerSpace()), named)
 

@@ -28,7 +28,7 @@ def write_adapter(folder: Path, config: LoraRegime | PromptRegime, family: str) 
         for parameter in trained.values():
             parameter.normal_(std=0.3)
     state: dict[str, Tensor] = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    for name, data in peft_files(config, state, "base").items():
+    for name, data in peft_files(config, state).items():
         (folder / name).write_bytes(data)
     return model, soft_prompt
 
@@ -72,7 +72,7 @@ def test_the_files_hold_the_trained_parameters_and_the_same_bytes_each_time(tmp_
 
     state = {"mapper.weight": torch.ones(2), "lm.model.a.lora_A.default.weight": torch.ones(4, 2)}
     state |= {"lm.model.a.lora_B.default.weight": torch.ones(2, 4)}
-    files = peft_files(lora("llama"), state, "base")
-    assert files == peft_files(lora("llama"), dict(reversed(state.items())), "base")
+    files = peft_files(lora("llama"), state)
+    assert files == peft_files(lora("llama"), dict(reversed(state.items())))
     names = {f"base_model.model.model.a.lora_{side}.weight" for side in "AB"}
     assert set(load(files["adapter_model.safetensors"])) == names
