@@ -114,6 +114,7 @@ def _check_vocabulary(tokenizer: Any, num_rows: int, folder: Path) -> None:
 def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageModel:
     """Freeze and check a model that is already in memory. Raises ConfigError where it cannot be trained against."""
     from training.compatibility import check_embeddings_path
+    from training.layers import fuse_activations
 
     _check_vocabulary(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
     if tokenizer.eos_token_id is None:
@@ -122,6 +123,7 @@ def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageM
             "Set eos_token in tokenizer_config.json."
         )
     model.requires_grad_(False).eval()
+    fuse_activations(model)
     check_embeddings_path(model)
     positions = getattr(model.config, "max_position_embeddings", None) or UNBOUNDED_POSITIONS
     lead_ids = tuple(tokenizer("")["input_ids"])
