@@ -111,6 +111,7 @@ def check_embedding(tokenizer: Any, num_rows: int, folder: Path) -> None:
 def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageModel:
     """Freeze and check a model that is already in memory. Raises ConfigError where it cannot be trained against."""
     from training.compatibility import check_embeddings_path
+    from training.layers import fuse_activations
 
     check_embedding(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
     if tokenizer.eos_token_id is None:
@@ -119,6 +120,7 @@ def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageM
             "Set eos_token in tokenizer_config.json."
         )
     model.requires_grad_(False).eval()
+    fuse_activations(model)
     check_embeddings_path(model)
     return LanguageModel(model, tokenizer, folder, *_sequences(model, tokenizer))
 

@@ -23,6 +23,17 @@ def decoder_layers(language_model: nn.Module) -> list[nn.Module]:
     return layers
 
 
+def fuse_activations(language_model: nn.Module) -> None:
+    """GPT-2's GELU as one kernel. `transformers` computes the same formula in eight, which read and write the widest
+    activations of the model each time: a third of the activation's time is left, and a fraction of its memory."""
+    from transformers.activations import FastGELUActivation, NewGELUActivation
+
+    for module in list(language_model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
 def checkpoint_layers(language_model: nn.Module) -> None:
     """Gradient checkpointing: layers keep their input alone and are computed again in the backward pass.
 

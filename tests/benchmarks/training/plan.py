@@ -88,7 +88,7 @@ def whole(root: Path, shared_data: Path) -> Plan:
         targets_per_image=5,
         mapper=_mlp(10),
         global_batch_images=8,
-        micro_batch_tokens=320,
+        micro_batch_tokens=400,
         trainer=TrainerSettings(8),
         num_steps=5,
     )
@@ -96,7 +96,8 @@ def whole(root: Path, shared_data: Path) -> Plan:
         few_captions,
         name="GPT-2-sized, K=64, 5 captions",
         mapper=_transformer(64, 256),
-        micro_batch_tokens=520,
+        micro_batch_tokens=560,
+        trainer=TrainerSettings(4),
         global_batch_images=4,
     )
     answers = replace(

@@ -15,7 +15,7 @@ from sides import serve
 from steps import Marks
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from training.job import TrainJob
 from training.setup import Prepared, prepare
@@ -169,9 +169,11 @@ def prepared_of(job: str) -> Prepared:
 
 
 def built(job: str) -> tuple[nn.Module, Any]:
-    """Mapper and language model, with the weights that Frostline starts from."""
-    model = prepared_of(job).build_model()
-    return model.mapper, model.lm
+    """The mapper with the weights that Frostline starts from, and the language model as `transformers` loads it."""
+    prepared = prepared_of(job)
+    model: Any = prepared.build_model()
+    lm = AutoModelForCausalLM.from_pretrained(prepared.job.language_model_dir, dtype=torch.float32)
+    return model.mapper, lm.requires_grad_(False)
 
 
 @cache

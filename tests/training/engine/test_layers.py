@@ -6,7 +6,7 @@ from language_model_families import FAMILIES, NUM_LAYERS, families
 from torch import Tensor
 
 from infra.errors import ConfigError
-from training.layers import checkpoint_layers, decoder_layers
+from training.layers import checkpoint_layers, decoder_layers, fuse_activations
 from training.regimes import apply_regime, set_train_mode
 from training.regimes.config import AdapterRegime, FullRegime, LoraRegime, PrefixRegime, RegimeConfig
 
@@ -81,3 +81,13 @@ def test_every_decoder_layer_is_found_once_and_in_order(family: str) -> None:
 def test_a_model_without_marked_layers_is_one_clear_sentence() -> None:
     with pytest.raises(ConfigError, match="Linear has no decoder layers that transformers marks"):
         checkpoint_layers(torch.nn.Linear(2, 2))
+
+
+def test_one_kernel_of_gelu_keeps_less_and_has_the_same_loss_and_gradients() -> None:
+    model = language_model("gpt2")
+    loss, gradients, num_kept = loss_and_gradients(model)
+    fuse_activations(model)
+    own_loss, own_gradients, own_num_kept = loss_and_gradients(model)
+    torch.testing.assert_close(own_loss, loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(own_gradients, gradients, atol=1e-5, rtol=0)
+    assert own_num_kept < num_kept
