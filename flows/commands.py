@@ -127,8 +127,9 @@ def plan_command(asked: Asked, as_json: bool) -> None:
     console = Console(quiet=as_json)
     console.print(plan_table(planned))  # at once: what follows takes seconds
     if planned.trains:
-        planned = planned.model_copy(update={"memory": plan_memory(opened, outputs, workspace)})
-        show_memory(console, planned.memory)
+        memory = plan_memory(opened, outputs, workspace)
+        planned = planned.model_copy(update={"memory": memory})
+        show_memory(console, memory)
     if as_json:
         print(planned.model_dump_json(indent=2))
 

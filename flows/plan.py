@@ -31,7 +31,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     steps: list[PlannedStep]
     memory: PlannedMemory | None = None
-    """Of the training's ranks, where something is trained and its models are on this machine."""
+    """Of the training's ranks, where something is trained."""
 
     @property
     def all_reused(self) -> bool:

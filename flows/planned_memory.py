@@ -15,7 +15,7 @@ from flows.recipe import Recipe
 from flows.steps import Outputs
 from infra.outputs import Manifest, part_key
 from infra.workspace import Workspace
-from training.memory_estimate import MemoryEstimate, Texts, estimate_memory
+from training.memory_estimate import MemoryEstimate, Texts, UntraceableError, estimate_memory
 
 TOKENS_PER_WORD = 1.4
 GPU_CONTEXT_BYTES = 600 * 2**20
@@ -29,32 +29,30 @@ class PlannedMemory(BaseModel):
     zero_stage: int
     """The profile's."""
     num_ranks: int
-    by_stage: list[MemoryEstimate]
+    by_stage: list[MemoryEstimate] = []
     """For comparison, all of them."""
-    warnings: list[str]
-
-    @property
-    def chosen(self) -> MemoryEstimate:
-        return self.by_stage[self.zero_stage]
+    unknown: str = ""
+    """Why there is no estimate, where there is none."""
+    warnings: list[str] = []
 
 
-def plan_memory(recipe: Recipe, outputs: Outputs, workspace: Workspace) -> PlannedMemory | None:
-    """None where a model is not on this machine yet: a base that is still to be trained, a download to come."""
-    base = outputs.get("base")
+def plan_memory(recipe: Recipe, outputs: Outputs, workspace: Workspace) -> PlannedMemory:
+    """Raises ConfigError where the models or the recipe cannot be trained."""
+    resources, base = workspace.profile.train, outputs.get("base")
+    told = PlannedMemory(zero_stage=resources.zero_stage, num_ranks=resources.num_ranks)
     with (
         _folder(recipe.language_model, base, workspace) as language_model,
         _folder(recipe.vision_tower, base, workspace) as tower,
     ):
         shape = _shape(outputs.get("featurize"), tower, recipe)
         if language_model is None or shape is None:
-            return None
-        resources = workspace.profile.train
-        found = estimate_memory(recipe.training, resources, language_model, shape, _texts(outputs.get("ingest")))
-    estimates = list(found.values())
-    warnings = memory_warnings(estimates[resources.zero_stage], workspace)
-    return PlannedMemory(
-        zero_stage=resources.zero_stage, num_ranks=resources.num_ranks, by_stage=estimates, warnings=warnings
-    )
+            return told.model_copy(update={"unknown": "it is estimated once the models are on this machine"})
+        try:
+            found = estimate_memory(recipe.training, resources, language_model, shape, _texts(outputs.get("ingest")))
+        except UntraceableError as error:
+            return told.model_copy(update={"unknown": str(error)})
+    warnings = memory_warnings(found[resources.zero_stage], workspace)
+    return told.model_copy(update={"by_stage": list(found.values()), "warnings": warnings})
 
 
 @contextmanager

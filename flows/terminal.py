@@ -101,10 +101,10 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def show_memory(console: Console, memory: PlannedMemory | None) -> None:
+def show_memory(console: Console, memory: PlannedMemory) -> None:
     """The estimate for the profile's stage by item, and the other stages beside it."""
-    if memory is None:
-        console.print("\nmemory of the training: told once its models are on this machine", soft_wrap=True)
+    if memory.unknown:
+        console.print(f"\nmemory of the training: {memory.unknown}", soft_wrap=True, highlight=False)
         return
     console.print(
         f"\nmemory of a rank in training, estimated for ZeRO stage {memory.zero_stage} "

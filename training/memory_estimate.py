@@ -54,6 +54,10 @@ class Trace:
     """This rank's share of a global batch as tensors."""
 
 
+class UntraceableError(Exception):
+    """A model whose course depends on numbers, which a trace does not have."""
+
+
 class MemoryEstimate(BaseModel):
     """Bytes of one rank by what takes them."""
 
@@ -80,7 +84,8 @@ def estimate_memory(
     texts: Texts,
 ) -> dict[int, MemoryEstimate]:
     """By ZeRO stage. `shape` is (patches, vision width) of the features. Reads the language model's configuration and
-    tokenizer, and imports torch and transformers."""
+    tokenizer, and imports torch and transformers. Raises ConfigError for a model that cannot be trained,
+    UntraceableError for one that cannot be estimated."""
     from training.memory_trace import trace
 
     traced = trace(config, resources, language_model_dir, shape, texts)

@@ -15,7 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,7 +36,7 @@ from training.lit.data import LitBatcher, lit_images
 from training.lit.material import text_tower_dtype
 from training.lit.model import build_lit_model
 from training.lit.text_tower import outlined_text_tower
-from training.memory_estimate import Texts, Trace
+from training.memory_estimate import Texts, Trace, UntraceableError
 from training.objectives.answer_space import answer_space_of
 from training.packing import PackedImage
 from training.prefix_model import build_prefix_model, layout_of
@@ -39,13 +44,19 @@ from training.tokenising import tokenise
 
 
 def trace(config: TrainConfig, resources: TrainResources, folder: Path, shape: tuple[int, int], texts: Texts) -> Trace:
-    """`folder` is the language model's, `shape` (patches, vision width) of the features."""
+    """`folder` is the language model's, `shape` (patches, vision width) of the features. Raises as `estimate_memory`
+    does."""
     make = _lit if config.regime.kind == "lit" else _prefix
     model, batcher, images = make(config, resources, folder, shape, _examples(config, texts))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _pretend_on_cpu(model)
-        batches = [micro_batch.tensors for micro_batch in batcher.global_batch(images).micro_batches]
-        activations = _peak(model, batches[0])  # the longest
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _pretend_on_cpu(model)
+            batches = [micro_batch.tensors for micro_batch in batcher.global_batch(images).micro_batches]
+            activations = _peak(model, batches[0])  # the longest
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:
+        raise UntraceableError(
+            f"{folder}: it cannot be estimated for this model ({error} depends on numbers)"
+        ) from error
     parameters = list(model.parameters())
     return Trace(
         num_trained=sum(p.numel() for p in parameters if p.requires_grad),

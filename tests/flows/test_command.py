@@ -137,6 +137,29 @@ def test_plan_writes_nothing_and_gives_its_contract(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_plan_estimates_the_memory_of_each_stage_and_warns_of_a_machine_that_is_too_small(tmp_path: Path) -> None:
+    from tiny_language_model import save_language_model
+    from tiny_towers import save_tower
+    from transformers import ViTImageProcessor
+
+    save_language_model(tmp_path / "lm")
+    save_tower("vit", tmp_path / "tower")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "tower")
+    models = [f"language_model={{folder: {tmp_path}/lm}}", f"vision_tower={{folder: {tmp_path}/tower}}"]
+    changes = [part for model in models for part in ("--set", model)]
+    memory = Plan.model_validate_json(frostline(tmp_path, "plan", TINY, *changes, "--json").stdout).memory
+    assert memory is not None and not memory.warnings
+    assert [estimate.zero_stage for estimate in memory.by_stage] == [0, 1, 2, 3]
+    assert all(500e6 < estimate.cpu_bytes() < 1e9 for estimate in memory.by_stage)
+    told = frostline(tmp_path, "plan", TINY, *changes, "--set", "profile.train.num_ranks=10000").stdout
+    assert "CPU by ZeRO stage: 0: 0." in told
+    assert "of this machine's memory (10000 ranks); expected at most the" in told
+
+
+def test_plan_says_that_a_base_that_is_to_be_trained_cannot_be_estimated_yet(tmp_path: Path) -> None:
+    assert "it is estimated once the models are on this machine" in frostline(tmp_path, "plan", TINY).stdout
+
+
 def test_planning_imports_no_engine() -> None:
     script = (
         "import sys, flows.cli\n"

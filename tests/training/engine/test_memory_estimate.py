@@ -1,6 +1,7 @@
 """The estimate of a rank's memory: what it counts is what is built, and its parts follow what they should."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from language_model_families import FAMILIES, families
+from tiny_language_model import save_tokenizer
 
+from infra.ray import worker_environment
 from training.config import TrainConfig
 from training.job import TrainJob
 from training.memory_estimate import MemoryEstimate, Texts, estimate_memory
@@ -46,6 +50,19 @@ def test_the_parameters_that_are_counted_are_those_that_are_built(
     assert traced.num_trained == sum(p.numel() for p in built if p.requires_grad)
     assert traced.num_frozen == sum(p.numel() for p in built if not p.requires_grad)
     assert traced.frozen == sum(p.nbytes for p in built if not p.requires_grad)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_language_models_can_be_estimated(
+    make_job: Callable[..., TrainJob], tmp_path: Path, family: str
+) -> None:
+    model = families()[family]()
+    model.save_pretrained(tmp_path / "lm")
+    save_tokenizer(tmp_path / "lm")
+    job = make_job(tmp_path).model_copy(update={"language_model_dir": tmp_path / "lm"})
+    traced = trace(job.config, job.resources, job.language_model_dir, SHAPE, Texts())
+    assert traced.num_frozen == sum(parameter.numel() for parameter in model.parameters())
+    assert traced.activations > 0
 
 
 def test_activations_follow_the_tokens_of_a_micro_batch(make_job: Callable[..., TrainJob], tmp_path: Path) -> None:
@@ -98,17 +115,10 @@ def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
     )
     path = tmp_path / "job.json"
     path.write_text(job.model_dump_json())
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "1",
-        "-m",
-        "training.train",
-        str(path),
-    ]
-    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=600)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=127.0.0.1:0", "-m", "training.train", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **worker_environment(1, 0)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, timeout=600)
     (state,) = sorted((tmp_path / "store").glob("train/checkpoints/*/*/state.json"))[-1:]
     (peak,) = json.loads(state.read_text())["finished"]["peak_memory_bytes_by_rank"]
     assert 0.8 < estimates(job)[2].cpu_bytes() / peak < 1.2
