@@ -84,7 +84,7 @@ def _kill_at(call: tuple[Any, str], number: int, side: str) -> None:
         if num_calls == number and side == "before":
             _kill()
         made = original(*args, **more)
-        if num_calls == number:
+        if num_calls == number and side == "after":
             _kill()
         return made
 
