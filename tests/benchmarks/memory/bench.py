@@ -45,7 +45,9 @@ def measured(case: Case, root: Path) -> dict[str, Any]:
         job = job_of(case, Path(folder), language_model_of(case.size, root))
         Path(folder, "job.json").write_text(job.model_dump_json())
         variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
-        subprocess.run(command, env=variables, cwd=folder, check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{case.name}: the training ended with {done.returncode}.\n{done.stderr[-8000:]}")
         folder_of = CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), 1)
         checkpoint, _ = folder_of.newest()
     assert checkpoint is not None and checkpoint.state["finished"]
