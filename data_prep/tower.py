@@ -102,13 +102,12 @@ def feature_shape(folder: Path, config: FeatureConfig) -> tuple[int, int]:
     and nothing is computed."""
     import torch
     from PIL import Image
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoConfig, AutoModel
     from transformers.initialization import no_init_weights
 
     pixels_CHW = _load_processor(folder)(images=Image.new("RGB", (64, 64)))["pixel_values"][0]
-    with FakeTensorMode(), no_init_weights(), torch.no_grad():
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    with torch.device("meta"), no_init_weights(), torch.no_grad():
+        model = AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype=torch.float32)
         model = getattr(model, "vision_model", model).eval()
         _, num_patches, width = features_of(model, torch.zeros(1, *pixels_CHW.shape), config).shape
     return int(num_patches), int(width)

@@ -120,9 +120,9 @@ def _held(traced: Trace, resources: TrainResources) -> dict[str, int]:
     part = trained // num_ranks
     # Of the parameters that are updated here; in stage 3 what partitioning leaves behind.
     copies = part if stage else 0
-    # Gathered for a layer, and of a model of this size none dropped before the step's end.
-    gathered = min(whole, FP32 * GATHERED_PARAMETERS)
-    weights = gathered + whole // num_ranks if stage == 3 else whole
+    # Gathered for a layer and kept for the next ones, beside the buffers that they come in.
+    gathered = int(whole * min(1, GATHERED_PARAMETERS / (traced.num_trained + traced.num_frozen)))
+    weights = whole // num_ranks + 2 * gathered if stage == 3 else whole
     # In one piece for the update once more; in stage 0 for the all-reduce, when activations are gone.
     bucket = BUCKET_BYTES if resources.gpus_per_rank else min(trained, BUCKET_BYTES)
     shared = 2 * part + bucket

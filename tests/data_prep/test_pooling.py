@@ -16,7 +16,7 @@ from transformers import ViTImageProcessorPil
 
 from data_prep.images import decode
 from data_prep.pooling import pool
-from data_prep.tower import FeatureConfig, Tower
+from data_prep.tower import FeatureConfig, Tower, feature_shape
 from infra.errors import ConfigError
 
 
@@ -64,6 +64,7 @@ def test_each_pooling_keeps_what_it_says(kind: str, folder: Path) -> None:
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
     close(encoded(folder), grid_BPV)
+    assert feature_shape(folder, FeatureConfig()) == grid_BPV.shape[1:]
     close(encoded(folder, pooling="mean"), grid_BPV.mean(axis=1, keepdims=True))
     quarters = grid_BPV.reshape(2, 2, side // 2, 2, side // 2, width).mean(axis=(2, 4)).reshape(2, 4, width)
     close(encoded(folder, pooling="grid:2"), quarters)

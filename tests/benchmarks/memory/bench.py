@@ -14,61 +14,76 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "support")]
-
-from jobs import (  # noqa: E402
-    GPT2,
+from jobs import (
+    CASES,
     NUM_PATCHES,
-    REGIMES,
-    SMALL,
     TARGETS_PER_IMAGE,
     VISION_WIDTH,
     WORDS_PER_TARGET,
     Case,
     job_of,
     language_model_of,
+    settings_of,
 )
 
-from infra.ray import worker_environment  # noqa: E402
-from infra.store import open_store  # noqa: E402
-from training.checkpoints import CheckpointFolder  # noqa: E402
-from training.job import checkpoint_prefix  # noqa: E402
-from training.memory_estimate import Texts, estimate_memory  # noqa: E402
+from infra.ray import worker_environment
+from infra.store import open_store
+from training.checkpoints import CheckpointFolder
+from training.job import checkpoint_prefix
+from training.memory_estimate import Texts, estimate_memory
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 RANGE = (0.8, 1.2)
 
 
 def measured(case: Case, root: Path) -> dict[str, Any]:
-    """Train, and put the ranks' peaks beside the estimate."""
+    """Train, and tell the ranks' peaks."""
+    environment = worker_environment(2 // case.num_ranks, 0)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(case.num_ranks)]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "training.train", "job.json"]
     with tempfile.TemporaryDirectory(dir=root) as folder:
         job = job_of(case, Path(folder), language_model_of(case.size, root))
-        path = Path(folder) / "job.json"
-        path.write_text(job.model_dump_json())
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(case.num_ranks)]
-        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "training.train", str(path)]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **worker_environment(2 // case.num_ranks, 0)}
-        subprocess.run(command, env=environment, cwd=folder, check=True, stderr=subprocess.DEVNULL)
+        Path(folder, "job.json").write_text(job.model_dump_json())
+        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
+        done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{case.name}: the training ended with {done.returncode}.\n{done.stderr[-8000:]}")
         folder_of = CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), 1)
         checkpoint, _ = folder_of.newest()
     assert checkpoint is not None and checkpoint.state["finished"]
-    found = estimate_memory(
-        job.config,
-        job.resources,
-        job.language_model_dir,
-        (NUM_PATCHES, VISION_WIDTH),
-        Texts(TARGETS_PER_IMAGE, WORDS_PER_TARGET),
-    )
-    estimate = found[case.zero_stage]
     return {
-        "name": case.name,
-        "unit": "bytes",
-        "peaks_by_rank": checkpoint.state["finished"]["peak_memory_bytes_by_rank"],
-        "estimates_by_rank": [estimate.cpu_bytes(rank) for rank in range(case.num_ranks)],
-        "items": estimate.cpu,
+        "peak_bytes_by_rank": checkpoint.state["finished"]["peak_memory_bytes_by_rank"],
         "losses": checkpoint.state["history"]["curves"]["loss"],
-        "command": ["env", *(f"{k}={v}" for k, v in worker_environment(2 // case.num_ranks, 0).items()), *command],
+        "command": ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
     }
+
+
+def compared(runs: dict[str, dict[str, Any]], root: Path) -> list[dict[str, Any]]:
+    """What was measured, beside the estimates."""
+    found: dict[Any, Any] = {}
+    results = []
+    for case in CASES:
+        if case.name not in runs:
+            continue
+        like = (case.size, case.regime, case.num_ranks)
+        if like not in found:
+            texts, shape = Texts(TARGETS_PER_IMAGE, WORDS_PER_TARGET), (NUM_PATCHES, VISION_WIDTH)
+            found[like] = estimate_memory(*settings_of(case), language_model_of(case.size, root), shape, texts)
+        estimate = found[like][case.zero_stage]
+        estimates = [estimate.cpu_bytes(rank) for rank in range(case.num_ranks)]
+        ratios = [e / peak for e, peak in zip(estimates, runs[case.name]["peak_bytes_by_rank"], strict=True)]
+        results.append(
+            {
+                "name": f"estimated memory over measured peak: {case.name}",
+                "value": max(ratios, key=lambda ratio: abs(ratio - 1)),
+                "unit": "estimate / peak, of the rank where it is furthest off",
+                "goal": RANGE,
+                "estimate_bytes_by_rank": estimates,
+                "estimate_bytes_of_rank_0": estimate.cpu,
+                "sides": runs[case.name],
+            }
+        )
+    return results
 
 
 def show(results: list[dict[str, Any]]) -> None:
@@ -77,28 +92,29 @@ def show(results: list[dict[str, Any]]) -> None:
 
     table = Table("trained", "rank", "peak MiB", "estimate MiB", "estimate / peak", "", box=None, pad_edge=False)
     for result in results:
-        for rank, pair in enumerate(zip(result["peaks_by_rank"], result["estimates_by_rank"], strict=True)):
-            peak, estimate = (number / 2**20 for number in pair)
+        pairs = zip(result["sides"]["peak_bytes_by_rank"], result["estimate_bytes_by_rank"], strict=True)
+        for rank, (peak, estimate) in enumerate(pairs):
             met = "met" if RANGE[0] <= estimate / peak <= RANGE[1] else "MISSED"
-            name = "" if rank else result["name"]
-            table.add_row(name, str(rank), f"{peak:,.0f}", f"{estimate:,.0f}", f"{estimate / peak:.2f}", met)
-    Console(width=110).print(table)
+            name = "" if rank else result["name"].partition(": ")[2]
+            told = (f"{peak / 2**20:,.0f}", f"{estimate / 2**20:,.0f}", f"{estimate / peak:.2f}", met)
+            table.add_row(name, str(rank), *told)
+    Console(width=120).print(table)
 
 
 def main(selected: list[str]) -> None:
-    """All cases, or those whose name holds every one of the words; the others keep what was measured before."""
+    """All cases; or those whose names hold every one of the words, beside what was measured of the others before."""
     root = REPOSITORY / "var" / "bench" / "memory"
     root.mkdir(parents=True, exist_ok=True)
-    told = root.parent / "memory.json"
-    results = {row["name"]: row for row in (json.loads(told.read_text()) if told.exists() else [])}
-    cases = [Case(size, regime, stage, 2) for size in (SMALL, GPT2) for regime in REGIMES for stage in range(4)]
-    cases += [Case(size, regime, 2, 1) for size in (SMALL, GPT2) for regime in REGIMES]
-    for case in cases:
+    runs_file, told = root / "runs.json", root.parent / "memory.json"
+    runs = json.loads(runs_file.read_text()) if selected and runs_file.exists() else {}
+    for case in CASES:
         if all(word in case.name for word in selected):
-            results[case.name] = measured(case, root)
-            show([results[case.name]])
-            told.write_text(json.dumps(list(results.values()), indent=1) + "\n")
-    show([results[case.name] for case in cases if case.name in results])
+            print(f"training {case.name}", flush=True)
+            runs[case.name] = measured(case, root)
+            runs_file.write_text(json.dumps(runs))
+    results = compared(runs, root)
+    told.write_text(json.dumps(results, indent=1) + "\n")
+    show(results)
 
 
 if __name__ == "__main__":

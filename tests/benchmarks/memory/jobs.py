@@ -36,7 +36,6 @@ class Size:
 
 
 SMALL = Size("4 layers, 256 wide", 4, 256, 4, 1024, 1024)
-TINY = Size("1 layer, 16 wide", 1, 16, 2, 64, 128)
 GPT2 = Size("GPT-2 (12 layers, 768 wide)", 12, 768, 12, 50257, 320)
 
 
@@ -50,6 +49,12 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.size.name}, {self.regime}, ZeRO-{self.zero_stage}, {self.num_ranks} ranks"
+
+
+CASES = [
+    *(Case(size, regime, stage, 2) for size in (SMALL, GPT2) for regime in REGIMES for stage in range(4)),
+    *(Case(size, regime, 2, 1) for size in (SMALL, GPT2) for regime in REGIMES),
+]
 
 
 def settings_of(case: Case) -> tuple[TrainConfig, TrainResources]:

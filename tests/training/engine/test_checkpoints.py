@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from infra.store import LocalStore
+from training import checkpoints as checkpoints_module
 from training.checkpoints import CheckpointFolder
 
 
@@ -136,3 +137,17 @@ def test_nothing_sound_is_nothing(folder: CheckpointFolder, tmp_path: Path) -> N
         flip(tmp_path / "train/checkpoints/abc" / step / "trainables.safetensors")
     found, skipped = folder.newest()
     assert found is None and len(skipped) == 2
+
+
+def test_a_large_state_is_written_in_pieces_and_read_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints_module, "PIECE_BYTES", 40)
+    checkpoints = CheckpointFolder(LocalStore(tmp_path), "train/checkpoints/abc", keep=1)
+    state = {name: torch.arange(float(size)) for name, size in (("a", 4), ("b", 6), ("c", 20), ("d", 1), ("e", 0))}
+    checkpoints.save(1, {"optimizer": state, "export": {}}, {})
+    names = {path.name: path.stat().st_size for path in (tmp_path / "train/checkpoints/abc/00000001").iterdir()}
+    assert {"optimizer.safetensors", "optimizer.1.safetensors", "optimizer.2.safetensors"} <= names.keys()
+    found = checkpoints.load(1).tensors
+    assert found["optimizer"].keys() == state.keys() and found["export"] == {}
+    assert all(torch.equal(found["optimizer"][name], tensor) for name, tensor in state.items())

@@ -105,6 +105,15 @@ def test_a_locked_image_tuning_has_an_estimate_too(make_job: Callable[..., Train
     assert found[2].cpu["activations"] > 0
 
 
+def test_the_estimate_knows_the_sizes_that_the_engine_works_with() -> None:
+    """Stated twice, because a plan does not import the engine."""
+    from training import checkpoints, data, memory_estimate, zero
+
+    assert memory_estimate.BUCKET_BYTES == memory_estimate.FP32 * zero.BUCKET_ELEMENTS
+    assert memory_estimate.PIECE_BYTES == checkpoints.PIECE_BYTES
+    assert memory_estimate.BATCHES == data.PREFETCH_STEPS + 2
+
+
 @pytest.mark.slow
 def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
     make_job: Callable[..., TrainJob], tmp_path: Path
