@@ -1,6 +1,7 @@
 """A trained model in miniature: a frozen GPT-2, a mapper that listens to its image, features, pictures, examples."""
 
 import io
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,18 @@ def language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("language_model")
     save_language_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process alone. One per session: DeepSpeed keeps hold of the first."""
+    from torch import distributed
+
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
+    distributed.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)

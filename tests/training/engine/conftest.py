@@ -1,8 +1,7 @@
 """A tiny training: a frozen GPT-2 of two layers, features that name the answer, a dataset of a few images."""
 
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +142,3 @@ def make_rows() -> Callable[[int], list[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def write_tokenizer() -> Callable[..., int]:
     return save_tokenizer
-
-
-@pytest.fixture(scope="session")
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group of this process alone. One per session: DeepSpeed keeps hold of the first."""
-    from torch import distributed
-
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
-    distributed.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()

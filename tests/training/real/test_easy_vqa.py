@@ -1,0 +1,46 @@
+"""Answers about pictures of one coloured shape, generated as evaluation does."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import pytest
+from real_training import World, answered, trained
+
+from training.scoring import score
+
+pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
+CONFIG = {
+    "mapper": {"kind": "mlp", "prefix_tokens": 4, "width": 128},
+    "objectives": {"vqa": {"prompt": "{prompt}"}},
+    "regime": {"kind": "full", "learning_rate": 2e-3},
+    "global_batch_images": 24,
+    "epochs": 4,
+    "learning_rate": 2e-3,
+    "validation_images": 0,
+    "checkpoint_every_steps": 10_000,
+}
+"""The best regime; tests/benchmarks/regimes.py compares them."""
+MAX_TEST_EXAMPLES = 600
+
+
+def test_questions_about_unseen_pictures_are_answered(
+    easy_vqa: World, record_property: Callable[[str, object], None]
+) -> None:
+    train, test = easy_vqa.examples("train"), easy_vqa.examples("test")[:MAX_TEST_EXAMPLES]
+    predictions, controls = answered(easy_vqa, trained(easy_vqa, CONFIG), test, max_new_tokens=10)
+    figures = {"model": predictions, "another picture": controls}
+    frequent = Counter(example.targets[0] for example in train).most_common(1)[0][0]
+    figures["most frequent answer"] = {example.example_id: frequent for example in test}
+    by_question = defaultdict(Counter)
+    for example in train:
+        by_question[example.prompt][example.targets[0]] += 1
+    figures["question alone"] = {
+        example.example_id: (by_question[example.prompt] or Counter([frequent])).most_common(1)[0][0]
+        for example in test
+    }
+    found = {name: score(test, answers)[0]["vqa_accuracy"] for name, answers in figures.items()}
+    report = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+    print(f"\n{report}")
+    record_property("figures", report)
+    assert found["model"] >= 0.90, report
+    assert max(value for name, value in found.items() if name != "model") < 0.75, report
