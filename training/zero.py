@@ -11,11 +11,13 @@ import logging
 import math
 import os
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import distributed_c10d
 from torch.nn import functional
 
 from infra.settings import TrainResources
@@ -88,6 +90,7 @@ class ZeroEngine:
             dist_init_required=False,
         )[0]
         self.device = torch.device(self.engine.device)
+        _bound_waiting(timedelta(seconds=resources.rank_timeout_seconds))
         self._make_moments()
 
     @property
@@ -238,6 +241,12 @@ class ZeroEngine:
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True)
+
+
+def _bound_waiting(longest: timedelta) -> None:
+    """Give every process group this time-out. DeepSpeed's own have torch's thirty minutes, whatever the world's has."""
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(longest, group)
 
 
 def _import_deepspeed() -> Any:
