@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from ranks import Ranks
 from stored_parts import store_features, store_shard
 from tiny_language_model import WORDS, save_tokenizer
 
@@ -155,3 +156,11 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     distributed.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def ranks(make_job: Callable[..., TrainJob], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Two, each of which starts in milliseconds, with what LoRA imports too."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with Ranks(2, make_job(folder, {"regime": {"kind": "lora", "learning_rate": 1e-2}}), folder) as made:
+        yield made
