@@ -1,7 +1,7 @@
 """A tiny training: a frozen GPT-2 of two layers, features that name the answer, a dataset of a few images."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
