@@ -111,6 +111,14 @@ def check_embedding(tokenizer: Any, num_rows: int, folder: Path) -> None:
 def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageModel:
     """Freeze and check a model that is already in memory. Raises ConfigError where it cannot be trained against."""
     from training.compatibility import check_embeddings_path
+
+    sequences = _frozen(model, tokenizer, folder)
+    check_embeddings_path(model)
+    return LanguageModel(model, tokenizer, folder, *sequences)
+
+
+def _frozen(model: Any, tokenizer: Any, folder: Path) -> tuple[tuple[int, ...], int, int]:
+    """Freeze a model whose parameters may hold nothing. Returns (lead ids, end token, positions)."""
     from training.layers import fuse_activations
 
     check_embedding(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
@@ -121,12 +129,6 @@ def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageM
         )
     model.requires_grad_(False).eval()
     fuse_activations(model)
-    check_embeddings_path(model)
-    return LanguageModel(model, tokenizer, folder, *_sequences(model, tokenizer))
-
-
-def _sequences(model: Any, tokenizer: Any) -> tuple[tuple[int, ...], int, int]:
-    """(lead ids, end token, positions)."""
     positions = getattr(model.config, "max_position_embeddings", None) or UNBOUNDED_POSITIONS
     lead_ids = tuple(tokenizer("")["input_ids"])
     if lead_ids and lead_ids[-1] == tokenizer.eos_token_id != tokenizer.bos_token_id:
@@ -163,8 +165,7 @@ def outlined_language_model(folder: Path, dtype: torch.dtype) -> OutlinedLanguag
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(folder, error) from error
     model.tie_weights()
-    model.requires_grad_(False).eval()
-    return OutlinedLanguageModel(model, tokenizer, folder, *_sequences(model, tokenizer))
+    return OutlinedLanguageModel(model, tokenizer, folder, *_frozen(model, tokenizer, folder))
 
 
 def _unreadable(folder: Path, error: Exception) -> ConfigError:
