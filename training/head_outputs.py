@@ -70,7 +70,7 @@ class HeadReader:
         def read(batch: PackedBatch, reads: Reads, branches: list[Branch]) -> Tensor:
             logits_NC = self.model.target_logits(reads.targets_ND).float()
             losses_N = functional.cross_entropy(logits_NC, batch.target_N, reduction="none")
-            sums = torch.split(-losses_N, [len(one.target_ids) for one in branches])  # type: ignore[no-untyped-call]
+            sums = torch.split(-losses_N, [len(one.target_ids) for one in branches])
             return torch.stack([part.sum() for part in sums])
 
         return self._read(images, patches_BPV, (), read).view(-1, len(labels))
@@ -127,6 +127,6 @@ class HeadReader:
                 branches = [branch for member in order for branch in some[member].branches]
                 values = read(batch, self.model.read(batch, batch.patches_BPV), branches)
             # Every image has as many branches.
-            by_image = values.unflatten(0, (len(some), -1))
+            by_image = values.reshape(len(some), -1, *values.shape[1:])
             found.append(by_image[torch.tensor(order).argsort()].flatten(0, 1))
         return torch.cat(found)
