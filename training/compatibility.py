@@ -14,6 +14,8 @@ from infra.errors import ConfigError
 NUM_SHARED, NUM_BRANCH = 3, 5
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Root mean square difference of hidden states, in units of their standard deviation."""
+SAME_DIRECTION = 0.999
+"""Cosine of rows of the output matrix. Those of two tokens that were trained lie far below."""
 
 
 def check_embeddings_path(language_model: Any) -> None:
@@ -70,6 +72,14 @@ def allows_sharing(language_model: Any) -> bool:
 def takes_block_mask(language_model: Any) -> bool:
     """Without which it cannot share; whether it heeds the mask, `allows_sharing` asks."""
     return {"position_ids", "attention_mask"} <= _parameters(language_model) and not _has_window(language_model.config)
+
+
+def num_alike(language_model: Any, token_id: int) -> int:
+    """Tokens that the output matrix cannot tell from this one. A pretraining that never met them moves their rows
+    alike; while the matrix is frozen, n of them leave the token a likelihood of about 1 / (n + 1) at most."""
+    weight = language_model.get_output_embeddings().weight.detach().float()
+    cosines = torch.nn.functional.cosine_similarity(weight, weight[token_id], dim=1)
+    return int((cosines > SAME_DIRECTION).sum()) - 1
 
 
 def _last_branch(language_model: Any, inputs_1LD: Tensor, **following: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 
 from data_prep.features import FeatureStore
 from infra.errors import ConfigError
+from training.compatibility import num_alike
+from training.config import TrainConfig
 from training.data import PrefixBatcher, Ranks
 from training.job import TrainJob
 from training.language_model import LanguageModel, load_language_model
@@ -20,6 +22,11 @@ from training.tokenising import tokenise
 NOT_SHARED = (
     "{}: this language model does not take a block mask with position ids, so every target has a copy of the prefix "
     "of its own; the loss is the same and training is slower."
+)
+NEVER_ENDS = (
+    "{}: {} other tokens are the same to this language model as its end-of-text token {!r}, which its pretraining "
+    "never met; a regime that leaves the output matrix frozen cannot end a text with it. Set eos_token in "
+    "tokenizer_config.json to the token that ended texts in its pretraining, or train by the regime full."
 )
 
 
@@ -50,8 +57,17 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
         batcher=PrefixBatcher(features, layout, config, ranks),
         build_model=build,
         space=space,
-        messages=() if layout.shares else (NOT_SHARED.format(language.folder),),
+        messages=_messages(language, config),
     )
+
+
+def _messages(language: LanguageModel, config: TrainConfig) -> tuple[str, ...]:
+    told = [] if language.shares_prefix else [NOT_SHARED.format(language.folder)]
+    alike = num_alike(language.model, language.eos_id)
+    if alike and config.regime.kind != "full" and config.objectives.prompts:
+        end = language.tokenizer.convert_ids_to_tokens(language.eos_id)
+        told.append(NEVER_ENDS.format(language.folder, alike, end))
+    return tuple(told)
 
 
 def language_model_of(job: TrainJob) -> LanguageModel:

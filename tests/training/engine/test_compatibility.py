@@ -6,7 +6,7 @@ import torch
 from language_model_families import FAMILIES, families
 
 from infra.errors import ConfigError
-from training.compatibility import allows_sharing, check_embeddings_path
+from training.compatibility import allows_sharing, check_embeddings_path, num_alike
 from training.language_model import frozen_language_model, load_language_model, load_tokenizer
 
 SHAPE = {"vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -117,3 +117,12 @@ def test_a_model_that_reads_positions_in_another_way_allows_no_sharing(monkeypat
 
     monkeypatch.setattr(model.base_model, "forward", other)
     assert not allows_sharing(model)
+
+
+def test_tokens_that_pretraining_never_met_are_alike() -> None:
+    model = language_model("gpt2")
+    assert num_alike(model, 2) == 0
+    with torch.no_grad():
+        rows = model.get_output_embeddings().weight
+        rows[[2, 7, 9]] = rows[2] * torch.tensor([1.0, 1.001, 0.9])[:, None]
+    assert [num_alike(model, token) for token in (2, 7, 3)] == [2, 2, 0]

@@ -26,7 +26,7 @@ from training.loop import TrainLoop, run_rank
 from training.objectives.answer_space import AnswerSpace
 from training.prefix_model import PrefixModel, build_prefix_model, trainable_state
 from training.schedule import learning_rate_factor, phases_of
-from training.setup import Prepared
+from training.setup import Prepared, prepare
 from training.train import train, train_request
 
 
@@ -175,6 +175,29 @@ def test_bf16_trains_fp32_parameters(tmp_path: Path, make_job: Callable[..., Tra
     assert {value.dtype for value in final(job).tensors["trainables"].values()} == {torch.float32}
     losses = [value for _, value in final(job).state["history"]["curves"]["loss"]]
     assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
+
+
+def test_an_end_token_that_a_frozen_language_model_cannot_tell_apart_is_told(
+    tmp_path: Path, make_job: Callable[..., TrainJob]
+) -> None:
+    import shutil
+
+    from safetensors.torch import save_file
+
+    job = make_job(tmp_path, {"epochs": 1})
+    assert prepare(job, 0, 1).material.messages == ()
+    folder = tmp_path / "never met"
+    shutil.copytree(job.language_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    rows = weights["transformer.wte.weight"]
+    rows[5] = rows[9] = rows[0]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    job = job.model_copy(update={"language_model_dir": folder})
+    (message,) = prepare(job, 0, 1).material.messages
+    assert "2 other tokens are the same to this language model as its end-of-text token '<eos>'" in message
+    full = job.config.model_dump() | {"regime": {"kind": "full", "learning_rate": 1e-4}}
+    whole = job.model_copy(update={"config": TrainConfig.model_validate(full)})
+    assert prepare(whole, 0, 1).material.messages == ()
 
 
 def test_learning_rate_rises_then_falls_to_its_floor(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:

@@ -38,7 +38,7 @@ def easy_vqa(shared_data: Path, make_world: Callable[..., World], tmp_path_facto
     kept = set(images)
     chosen.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["image"] in kept))
     source = {"kind": "jsonl", "path": str(chosen), "images": str(folder / "images.tar")}
-    return make_world("easy_vqa", source, 96, {"val": 0.0, "test": 0.2}, pooling="mean")
+    return make_world("easy_vqa", source, 128, {"val": 0.0, "test": 0.2}, pooling="mean")
 
 
 @pytest.fixture(scope="session")
@@ -59,4 +59,5 @@ def photo_edits(shared_data: Path, make_world: Callable[..., World], tmp_path_fa
     folder = tmp_path_factory.mktemp("photo_edits")
     write_photo_edits(shared_data, folder)
     source = {"kind": "jsonl", "path": str(folder / "edits.jsonl"), "images": str(folder)}
-    return make_world("photo_edits", source, 128, {"val": 0.0, "test": 0.2}, layer=5, pooling="mean")
+    # An early layer: deeper ones were trained to overlook what an edit changes.
+    return make_world("photo_edits", source, 224, {"val": 0.0, "test": 0.2}, layer=4, pooling="mean")

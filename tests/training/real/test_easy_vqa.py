@@ -14,7 +14,7 @@ CONFIG = {
     "objectives": {"vqa": {"prompt": "{prompt}"}},
     "regime": {"kind": "full", "learning_rate": 2e-3},
     "global_batch_images": 24,
-    "epochs": 4,
+    "epochs": 3,
     "learning_rate": 2e-3,
     "validation_images": 0,
     "checkpoint_every_steps": 10_000,

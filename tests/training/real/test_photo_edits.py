@@ -15,10 +15,10 @@ from training.objectives.answer_space import AnswerSpace
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
 CONFIG = {
     # Without a prompt the head reads the prefix itself, where the mapper has a straight way to it.
-    "mapper": {"kind": "mlp", "prefix_tokens": 2, "width": 256, "dropout": 0.2},
+    "mapper": {"kind": "mlp", "prefix_tokens": 1, "width": 256, "dropout": 0.1},
     "objectives": {"regress": {"prompt": ""}},
     "global_batch_images": 32,
-    "epochs": 24,
+    "epochs": 8,
     "learning_rate": 5e-3,
     "weight_decay": 0.1,
     "validation_images": 0,

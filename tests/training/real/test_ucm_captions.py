@@ -14,7 +14,7 @@ CONFIG = {
     "objectives": {"caption": {"prompt": ""}},
     "regime": {"kind": "full", "learning_rate": 2e-3},
     "global_batch_images": 16,
-    "epochs": 12,
+    "epochs": 8,
     "max_targets_per_image": 2,
     "learning_rate": 2e-3,
     "validation_images": 0,
