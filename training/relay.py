@@ -25,9 +25,10 @@ class Relay:
         self._heard: dict[int, float] = {}
 
     def exchange(self, rank: int, position: Position | None) -> bool:
-        """A rank's beat, with where it is if it knows; it hears whether to stop."""
+        """A rank's beat, with where it is if it knows; rank 0's place is shown. It hears whether to stop."""
         self._heard[rank] = time.monotonic()
-        self._position = position or self._position
+        if rank == 0:
+            self._position = position or self._position
         return self._stop
 
     def leave(self, rank: int) -> None:

@@ -1,13 +1,14 @@
 """A tiny training: a frozen GPT-2 of two layers, features that name the answer, a dataset of a few images."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from ranks import Ranks
 from stored_parts import store_features, store_shard
 from tiny_language_model import WORDS, save_tokenizer
 
@@ -142,3 +143,11 @@ def make_rows() -> Callable[[int], list[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def write_tokenizer() -> Callable[..., int]:
     return save_tokenizer
+
+
+@pytest.fixture(scope="session")
+def ranks(make_job: Callable[..., TrainJob], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Two, each of which starts in milliseconds, with what LoRA imports too."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with Ranks(2, make_job(folder, {"regime": {"kind": "lora", "learning_rate": 1e-2}}), folder) as made:
+        yield made

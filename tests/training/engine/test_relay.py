@@ -30,7 +30,7 @@ def three_ranks(clock: Clock, silent: int | None, seconds: float) -> Relay:
         relay.exchange(rank, None)
     clock.now += seconds
     for rank in {0, 1, 2} - {silent}:
-        relay.exchange(rank, (5, 12, "") if rank == 0 else None)
+        relay.exchange(rank, (5, 12, "loss 1.0") if rank == 0 else (0, 12, ""))
     return relay
 
 
@@ -38,7 +38,7 @@ def test_a_silent_rank_is_named_with_how_long_it_was_not_heard_of(clock: Clock) 
     relay = three_ranks(clock, 1, 15.4)
     relay.lose({0: WAITED, 2: WAITED})
     told = f"rank 1 was not heard of for 15 s; rank 0 said: {WAITED}; rank 2 said: {WAITED}"
-    assert relay.poll(False) == ((5, 12, ""), [told])
+    assert relay.poll(False) == ((5, 12, "loss 1.0"), [told])
 
 
 def test_a_dead_rank_comes_before_what_the_others_said_of_it(clock: Clock) -> None:

@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,6 @@ BORDER += ["forward | 7 | before", "step | 7 | before", "step | 7 | after"]
 """Around the border, and the checkpoint before it."""
 ELSEWHERE = ["prepare | 1 | after", "enter | 1 | before", "forward | 1 | after", "backward | 5 | after"]
 ELSEWHERE += ["validation | 1 | after", "hand over | 3 | after", "finish | 1 | before", "finish | 1 | after"]
-
-
-@pytest.fixture(scope="module")
-def ranks(make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with Ranks(2, make_job(folder, {**CONFIG, "regime": LORA}), folder) as made:
-        yield made
 
 
 @dataclass
