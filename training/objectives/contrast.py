@@ -112,7 +112,7 @@ def _rank() -> int:
 
 def _counts(num_images: int, num_texts: int, device: torch.device) -> list[list[int]]:
     """Images of each rank, texts of each rank."""
-    if not distributed.is_initialized():
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return [[num_images], [num_texts]]
     own_2 = torch.tensor([num_images, num_texts], device=device)
     parts = [torch.empty_like(own_2) for _ in range(distributed.get_world_size())]
