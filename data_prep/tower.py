@@ -108,7 +108,8 @@ def feature_shape(folder: Path, config: FeatureConfig) -> tuple[int, int]:
     pixels_CHW = _load_processor(folder)(images=Image.new("RGB", (64, 64)))["pixel_values"][0]
     with torch.device("meta"), no_init_weights(), torch.no_grad():
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False), dtype=torch.float32)
-        model = getattr(model, "vision_model", model).eval()
+        # Not every tower heeds the dtype: MobileNetV2 follows its own configuration.
+        model = getattr(model, "vision_model", model).float().eval()
         _, num_patches, width = features_of(model, torch.zeros(1, *pixels_CHW.shape), config).shape
     return int(num_patches), int(width)
 

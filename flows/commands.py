@@ -126,6 +126,10 @@ def plan_command(asked: Asked, as_json: bool) -> None:
     planned, outputs = make_plan(opened, workspace)
     console = Console(quiet=as_json)
     console.print(plan_table(planned))  # at once: what follows takes seconds
+    try:
+        check_objectives_can_be_scored(opened, until=None)
+    except ConfigError as error:
+        console.print(f"\n`frostline run` would refuse: {error}", soft_wrap=True, highlight=False, markup=False)
     if planned.trains:
         memory = plan_memory(opened, outputs, workspace)
         planned = planned.model_copy(update={"memory": memory})

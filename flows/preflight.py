@@ -5,6 +5,7 @@ from flows.plan import Plan
 from flows.recipe import Recipe
 from infra.errors import ConfigError
 from infra.workspace import Workspace
+from training.promotion import METRIC_TASKS
 
 
 def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:
@@ -16,6 +17,15 @@ def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:
             "no text, and evaluate scores text only; expected caption, vqa, or classify by text among them. Add one, "
             "or stop after the training with --until train."
         )
+    if until in (None, "register"):
+        rule = recipe.promotion
+        for metric in (rule.primary_metric, *rule.control_margins, *rule.floors):
+            if METRIC_TASKS.get(metric, "caption") not in prompts:
+                raise ConfigError(
+                    f"promotion asks for {metric}, which is a metric of {METRIC_TASKS.get(metric, 'caption')}, and "
+                    f"training.objectives has {', '.join(sorted(prompts))}; expected metrics of what is trained. Name "
+                    "another metric, or train that objective too."
+                )
 
 
 def check_models(recipe: Recipe, plan: Plan, workspace: Workspace) -> None:

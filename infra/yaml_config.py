@@ -94,6 +94,8 @@ def _told(model: type[BaseModel], error: ValidationError) -> str:
         return f"found the unknown key {path!r}; expected one of {', '.join(known)}.{suggestion(places[-1], known)}"
     if problem["type"] == "missing":
         return f"the key {path!r} is missing; expected a value. Add it."
+    if problem["type"] == "value_error":  # of our own validators, which say what to do
+        return f"{path}: {problem['ctx']['error']}."
     return f"{path} is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}. Change this value."
 
 

@@ -10,9 +10,11 @@ from infra.errors import ConfigError
 
 Alias = Literal["champion", "challenger"]
 MetricName = Literal[
-    "vqa_accuracy", "caption_exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"
+    "accuracy", "vqa_accuracy", "caption_exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"
 ]
 """What an evaluation can measure. A name outside this list would only be noticed after the training."""
+METRIC_TASKS = {"accuracy": "classify", "vqa_accuracy": "vqa"}
+"""The task that gives a metric; all others are of captions."""
 
 
 class ControlMargin(BaseModel):

@@ -96,3 +96,10 @@ def test_the_grid_of_a_picture_that_is_not_square_is_its_own() -> None:
     assert pool(tokens_BNV, (32, 64), 16, "grid:2")[0, :, 0].tolist() == [1.5, 3.5, 5.5, 7.5]
     with pytest.raises(ConfigError, match="no patch_size"):
         pool(tokens_BNV, (32, 64), None, "patches")
+
+
+@pytest.mark.shared_data
+def test_the_shape_of_a_tower_kept_in_fp16_is_known_from_its_configuration(shared_data: Path) -> None:
+    folder = shared_data / "weights" / "mobilenet_v2_hf_fp16"
+    assert feature_shape(folder, FeatureConfig()) == (49, 1280)
+    assert feature_shape(folder, FeatureConfig(pooling="mean")) == (1, 1280)

@@ -117,6 +117,14 @@ def test_a_training_that_gives_no_text_is_refused_where_it_would_be_evaluated(tm
     assert "objectives regress gives no text, and evaluate scores text only" in told and "--until train" in told
 
 
+def test_a_gate_on_what_is_not_trained_is_refused_at_the_start_and_told_by_the_plan(tmp_path: Path) -> None:
+    changes = ("--set", "training.objectives={caption: {}}")
+    told = refused(tmp_path, "run", TINY, *changes)
+    assert "promotion asks for vqa_accuracy, which is a metric of vqa, and training.objectives has caption" in told
+    planned = frostline(tmp_path, "plan", TINY, *changes)
+    assert "`frostline run` would refuse: promotion asks for vqa_accuracy" in planned.stdout, planned.stderr
+
+
 @pytest.mark.slow
 def test_a_dataset_without_a_usable_row_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
