@@ -60,4 +60,4 @@ def photo_edits(shared_data: Path, make_world: Callable[..., World], tmp_path_fa
     write_photo_edits(shared_data, folder)
     source = {"kind": "jsonl", "path": str(folder / "edits.jsonl"), "images": str(folder)}
     # An early layer: deeper ones were trained to overlook what an edit changes.
-    return make_world("photo_edits", source, 224, {"val": 0.0, "test": 0.2}, layer=4, pooling="mean")
+    return make_world("photo_edits", source, 128, {"val": 0.0, "test": 0.2}, layer=4, pooling="mean")

@@ -15,9 +15,9 @@ from training.objectives.answer_space import AnswerSpace
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
 CONFIG = {
     # Without a prompt the head reads the prefix itself, where the mapper has a straight way to it.
-    "mapper": {"kind": "mlp", "prefix_tokens": 1, "width": 256, "dropout": 0.1},
+    "mapper": {"kind": "mlp", "prefix_tokens": 1, "width": 512, "dropout": 0.2},
     "objectives": {"regress": {"prompt": ""}},
-    "global_batch_images": 32,
+    "global_batch_images": 64,
     "epochs": 8,
     "learning_rate": 5e-3,
     "weight_decay": 0.1,
