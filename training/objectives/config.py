@@ -37,7 +37,8 @@ class RegressConfig(_ObjectiveConfig):
 
     loss: Literal["mse", "huber"] = "mse"
     """`huber` bends at one standard deviation: for numbers with outliers."""
-    prompt: str = "numbers:"
+    prompt: str = ""
+    """Without one the head reads at the end of the prefix, which costs no position."""
 
 
 class ContrastConfig(_ObjectiveConfig):
