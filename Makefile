@@ -16,13 +16,13 @@ help: ## Say what each target does
 run: setup ## Train, evaluate and register the quickstart model, end to end (5 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
-test: setup ## Fast tests first, then the engines, faults and deployments (about 20 minutes on 2 cores)
+test: setup ## Fast tests first, then the engines, faults and deployments (about half an hour on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q -m "not slow and not faults"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
 	@pytest -q -m "slow and not faults"
 
-faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (an hour on 2 cores); make test runs a selection of it
+faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (two hours on 2 cores); make test runs a selection of it
 	@pytest -q -m faults --timeout 3600
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
