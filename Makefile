@@ -22,16 +22,16 @@ test: setup ## Fast tests first, then the engines, faults and deployments (about
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
 	@pytest -q -m "slow and not faults"
 
-faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (two hours on 2 cores); make test runs a selection of it
+faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (hours on 2 cores); make test runs a selection of it
 	@pytest -q -m faults --timeout 3600
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 	@ruff format --check . && ruff check . && mypy && lint-imports
 
-bench-training: setup ## Measure training against the transformers Trainer and bare loops, and print the table (20 minutes on 2 cores)
+bench-training: setup ## Measure training against the transformers Trainer and bare loops, and print the table
 	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/training/bench.py
 
-bench-memory: setup ## Measure the memory of trainings beside the estimate of frostline plan, and print the table (20 minutes on 2 cores)
+bench-memory: setup ## Measure the memory of trainings beside the estimate of frostline plan, and print the table
 	@PYTHONPATH=tests/support python tests/benchmarks/memory/bench.py
 
 bench-data: setup $(BENCH_VENV)/.installed ## Measure the data side against datasets and a bare loop, and print the table (20 minutes on 2 cores)
