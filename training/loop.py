@@ -255,13 +255,7 @@ class TrainLoop:
             state = {
                 "global_step": self.step,
                 "inputs": self.job.inputs,
-                "epoch": self.step // self.prepared.order.steps_per_epoch,
-                # Draws are reseeded at each global step from (seed, step, rank): there is no other generator state.
-                "rng": {
-                    "seed": self.config.seed,
-                    "step": self.step,
-                    "num_ranks": self.prepared.batcher.ranks.num_ranks,
-                },
+                # Draws are reseeded at each global step from (seed, step, rank): there is no generator state.
                 "history": self.recorder.history.state(),
                 "best": self.best.state(),
                 "frozen_digest": self.phase.facts["frozen_digest"],
