@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from training.config import TrainConfig
+
 UNBOUNDED_POSITIONS = 1 << 30
 
 
@@ -88,6 +90,13 @@ def load_language_model(folder: Path, dtype: torch.dtype) -> LanguageModel:
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(folder, error) from error
     return frozen_language_model(model, tokenizer, folder)
+
+
+def language_model_for(config: TrainConfig, folder: Path) -> LanguageModel:
+    """In the dtype that this training gives it: in another, the model could give other texts."""
+    import torch
+
+    return load_language_model(folder, torch.bfloat16 if config.language_in_bf16 else torch.float32)
 
 
 def check_vocabulary(folder: Path) -> None:

@@ -53,11 +53,9 @@ class Predictor:
         Frozen models of a `base` output come from `store`, or from the store the package names.
         """
         import torch
-        from safetensors.torch import load_file
 
         from data_prep.tower import Tower
-        from training.language_model import load_language_model
-        from training.prefix_model import build_prefix_model, load_trainable_state
+        from training.trained import put_together
 
         package = read_package(folder)
         card = package.card
@@ -65,12 +63,8 @@ class Predictor:
         language_folder = verified_folder(card.language_model, cache_dir, store)
         if threads:
             torch.set_num_threads(threads)
-        # As in the evaluation: another dtype could give other texts.
-        dtype = torch.bfloat16 if card.training.language_in_bf16 else torch.float32
-        language = load_language_model(language_folder, dtype)
         shape = (card.num_patches, card.vision_width)
-        model = build_prefix_model(card.training, language, shape, card.answer_space)
-        load_trainable_state(model, load_file(package.trainables))
+        model, language = put_together(card.training, card.answer_space, shape, language_folder, package.trainables)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         tower = Tower(tower_folder, card.features, tower_batch_size, device)
         return cls(package, tower, language, model.to(device).eval())

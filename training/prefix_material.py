@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from data_prep.features import FeatureStore
 from infra.errors import ConfigError
 from training.compatibility import num_alike
 from training.config import TrainConfig
 from training.data import PrefixBatcher, Ranks
 from training.job import TrainJob
-from training.language_model import LanguageModel, load_language_model
+from training.language_model import LanguageModel, language_model_for
 from training.layers import apply_resources
 from training.material import Examples, Material
 from training.objectives.answer_space import answer_space_of
@@ -33,7 +31,7 @@ NEVER_ENDS = (
 def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, ranks: Ranks) -> Material:
     """Raises where an example cannot be trained."""
     config = job.config
-    language = language_model_of(job)
+    language = language_model_for(config, job.language_model_dir)
     layout = layout_of(config, language)
     space = answer_space_of(examples.train, config.objectives)
     if config.objectives.contrast and not layout.shares:
@@ -47,7 +45,8 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
 
     def build() -> PrefixModel:
         # Loaded anew, since a regime changes the language model in place.
-        model = build_prefix_model(config, language_model_of(job), (features.num_patches, features.vision_width), space)
+        fresh = language_model_for(config, job.language_model_dir)
+        model = build_prefix_model(config, fresh, (features.num_patches, features.vision_width), space)
         apply_resources(model.lm.base_model, job.resources)
         return model
 
@@ -68,8 +67,3 @@ def _messages(language: LanguageModel, config: TrainConfig) -> tuple[str, ...]:
         end = language.tokenizer.convert_ids_to_tokens(language.eos_id)
         told.append(NEVER_ENDS.format(language.folder, alike, end))
     return tuple(told)
-
-
-def language_model_of(job: TrainJob) -> LanguageModel:
-    dtype = torch.bfloat16 if job.config.language_in_bf16 else torch.float32
-    return load_language_model(job.language_model_dir, dtype)

@@ -7,6 +7,7 @@ from data_prep.features import FeatureStore
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from training.config import TrainConfig
+from training.objectives.answer_space import AnswerSpace
 
 if TYPE_CHECKING:
     from training.language_model import LanguageModel
@@ -17,18 +18,24 @@ def load_trained(
     train: Manifest, features: FeatureStore, language_model_folder: Path, cache: PartCache, device: str
 ) -> tuple["PrefixModel", "LanguageModel"]:
     """The model in eval mode, with verified weights. Raises IntegrityError where they are damaged."""
-    import torch
-    from safetensors.torch import load_file
-
-    from training.language_model import load_language_model
-    from training.objectives.answer_space import AnswerSpace
-    from training.prefix_model import build_prefix_model, load_trainable_state
-
     config = TrainConfig.model_validate(train.facts["config"])
     space = AnswerSpace.model_validate(train.facts["answer_space"])
-    dtype = torch.bfloat16 if config.language_in_bf16 else torch.float32
-    language_model = load_language_model(language_model_folder, dtype)
-    model = build_prefix_model(config, language_model, (features.num_patches, features.vision_width), space)
     (part,) = train.parts_of("trainables")
-    load_trainable_state(model, load_file(cache.path("train", part)))
-    return model.to(device).eval(), language_model
+    shape = (features.num_patches, features.vision_width)
+    model, language = put_together(config, space, shape, language_model_folder, cache.path("train", part))
+    return model.to(device).eval(), language
+
+
+def put_together(
+    config: TrainConfig, space: AnswerSpace, shape: tuple[int, int], language_model_folder: Path, weights: Path
+) -> tuple["PrefixModel", "LanguageModel"]:
+    """Of a configuration and what was trained by it. `shape` is (patches, vision width) of the features."""
+    from safetensors.torch import load_file
+
+    from training.language_model import language_model_for
+    from training.prefix_model import build_prefix_model, load_trainable_state
+
+    language = language_model_for(config, language_model_folder)
+    model = build_prefix_model(config, language, shape, space)
+    load_trainable_state(model, load_file(weights))
+    return model, language
