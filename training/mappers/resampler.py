@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from training.mappers import MapperShape
 from training.mappers.config import ResamplerConfig
-from training.mappers.transformer import POSITION_SCALE
+from training.mappers.ends import PatchesIn, PrefixOut
 
 
 class ResamplerMapper(nn.Module):
@@ -18,24 +18,18 @@ class ResamplerMapper(nn.Module):
 
     def __init__(self, config: ResamplerConfig, shape: MapperShape) -> None:
         super().__init__()
-        self.output_scale = shape.embedding_scale
-        self.input_norm = nn.LayerNorm(shape.vision_width)
-        self.input = nn.Linear(shape.vision_width, config.width)
-        self.positions_PW = nn.Parameter(torch.randn(shape.num_patches, config.width) * POSITION_SCALE)
+        self.input = PatchesIn(config.width, shape)
         self.latents_KW = nn.Parameter(torch.randn(config.prefix_tokens, config.width))
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_layers))
-        self.output_norm = nn.LayerNorm(config.width)
-        self.output = nn.Linear(config.width, shape.lm_width)
-        nn.init.normal_(self.output.weight, std=config.width**-0.5)
-        nn.init.zeros_(self.output.bias)
+        self.output = PrefixOut(config.width, shape)
 
     def forward(self, patches_BPV: Tensor) -> Tensor:
         """float32[B, K, D]."""
-        patches_BPW = self.input(self.input_norm(patches_BPV)) + self.positions_PW
+        patches_BPW = self.input(patches_BPV)
         latents_BKW = self.latents_KW.expand(len(patches_BPV), -1, -1)
         for layer in self.layers:
             latents_BKW = layer(latents_BKW, patches_BPW)
-        prefix_BKD: Tensor = self.output_scale * self.output(self.output_norm(latents_BKW))
+        prefix_BKD: Tensor = self.output(latents_BKW)
         return prefix_BKD
 
 

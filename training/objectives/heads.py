@@ -8,20 +8,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class ClassifyHead(nn.Module):
-    """One score per label."""
+class _Head(nn.Module):
+    """One matrix. It starts at zero, where every class is as likely and every number is the mean."""
 
-    def __init__(self, width: int, num_labels: int) -> None:
+    def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
-        self.output = nn.Linear(width, num_labels)
+        self.output = nn.Linear(width, num_outputs)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, hidden_MD: Tensor) -> Tensor:
-        """float32[M, C]."""
+        """float32[M, C] or [M, R]."""
         with torch.autocast(hidden_MD.device.type, enabled=False):
-            scores_MC: Tensor = self.output(hidden_MD.float())
-        return scores_MC
+            outputs: Tensor = self.output(hidden_MD.float())
+        return outputs
+
+
+class ClassifyHead(_Head):
+    """One score per label."""
 
     def losses(self, hidden_MD: Tensor, values_MR: Tensor, label_smoothing: float) -> Tensor:
         """[M]: cross-entropy. `values_MR` holds the label's number, R = 1."""
@@ -30,21 +34,12 @@ class ClassifyHead(nn.Module):
         )
 
 
-class RegressHead(nn.Module):
+class RegressHead(_Head):
     """R numbers, in units of their standard deviation over the train split."""
 
     def __init__(self, width: int, num_numbers: int, loss: str) -> None:
-        super().__init__()
+        super().__init__(width, num_numbers)
         self.loss = loss
-        self.output = nn.Linear(width, num_numbers)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
-
-    def forward(self, hidden_MD: Tensor) -> Tensor:
-        """float32[M, R]."""
-        with torch.autocast(hidden_MD.device.type, enabled=False):
-            numbers_MR: Tensor = self.output(hidden_MD.float())
-        return numbers_MR
 
     def losses(self, hidden_MD: Tensor, values_MR: Tensor, _: float) -> Tensor:
         """[M]: mean over the numbers of squared error or of Huber's loss. Smoothing does not apply."""
