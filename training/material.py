@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from data_prep.dataset import Example
 from training.data import Batcher
@@ -13,6 +13,9 @@ from training.packing import PackedImage
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,9 @@ class Material:
     space: AnswerSpace = field(default_factory=AnswerSpace)
     messages: tuple[str, ...] = ()
     """What an operator has to know of how this training differs from what the configuration could expect."""
+
+
+def given_once(loaded: T, load: Callable[[], T]) -> Callable[[], T]:
+    """Gives what is loaded, and then what `load` loads: training changes a model in place, so none is given twice."""
+    ready = [loaded]
+    return lambda: ready.pop() if ready else load()

@@ -12,7 +12,7 @@ from training.data import PrefixBatcher, Ranks
 from training.job import TrainJob
 from training.language_model import LanguageModel, language_model_for
 from training.layers import apply_resources
-from training.material import Examples, Material
+from training.material import Examples, Material, given_once
 from training.objectives.answer_space import answer_space_of
 from training.prefix_model import PrefixModel, build_prefix_model, layout_of
 from training.tokenising import tokenise
@@ -43,10 +43,10 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
         # Negatives are the whole global batch, so a rank's share is not cut.
         ranks = replace(ranks, micro_batch_tokens=None)
 
+    fresh = given_once(language, lambda: language_model_for(config, job.language_model_dir))
+
     def build() -> PrefixModel:
-        # Loaded anew, since a regime changes the language model in place.
-        fresh = language_model_for(config, job.language_model_dir)
-        model = build_prefix_model(config, fresh, (features.num_patches, features.vision_width), space)
+        model = build_prefix_model(config, fresh(), (features.num_patches, features.vision_width), space)
         apply_resources(model.lm.base_model, job.resources)
         return model
 

@@ -22,6 +22,7 @@ from training.packed_batch import PAD, PackedBatch, block_mask
 from training.packing import Layout
 from training.perturbing import adversarial_patches, disturbed, noisy
 from training.regimes import apply_regime, set_train_mode
+from training.regimes.config import PromptRegime
 
 
 class Reads(NamedTuple):
@@ -205,5 +206,5 @@ def _heads(config: TrainConfig, width: int, space: AnswerSpace) -> nn.ModuleDict
 def layout_of(config: TrainConfig, language: LanguageModel) -> Layout:
     """What stands before every text."""
     assert config.mapper is not None, "only the regime lit has none"
-    soft = config.regime.num_tokens if config.regime.kind == "prompt" else 0
+    soft = config.regime.num_tokens if isinstance(config.regime, PromptRegime) else 0
     return Layout(soft + len(language.lead_ids), config.mapper.prefix_tokens, language.shares_prefix)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from infra.errors import ConfigError
 from training.config import TrainConfig
+from training.regimes.config import LanguageModelRegime
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Phase:
 
 def phases_of(config: TrainConfig, num_steps: int) -> list[Phase]:
     """One, or two where the regime lets the mapper train first."""
-    fraction = getattr(config.regime, "mapper_first_fraction", 0.0)
+    regime = config.regime
+    fraction = regime.mapper_first_fraction if isinstance(regime, LanguageModelRegime) else 0.0
     border = min(round(fraction * num_steps), num_steps - 1)
     if fraction and border == 0:
         raise ConfigError(

@@ -16,7 +16,7 @@ from training.layers import apply_resources
 from training.lit.data import LitBatcher, lit_images
 from training.lit.model import LitModel, build_lit_model
 from training.lit.text_tower import TextTower, load_text_tower
-from training.material import Examples, Material
+from training.material import Examples, Material, given_once
 
 
 def lit_material(job: TrainJob, features: FeatureStore, examples: Examples, ranks: Ranks) -> Material:
@@ -29,9 +29,10 @@ def lit_material(job: TrainJob, features: FeatureStore, examples: Examples, rank
             "with texts. Check the sources and their splits."
         )
 
+    fresh = given_once(tower, lambda: text_tower_of(job.config, job.language_model_dir))
+
     def build() -> LitModel:
-        # Loaded anew, since training changes the tower in place.
-        model = build_lit_model(job.config, text_tower_of(job.config, job.language_model_dir), features.vision_width)
+        model = build_lit_model(job.config, fresh(), features.vision_width)
         apply_resources(model.lm, job.resources)
         return model
 
