@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from watching import Watching
+
 from data_prep import featurize as featurize_step
 from data_prep.dataset import Example, read_examples
 from data_prep.features import FeatureStore
@@ -61,16 +63,6 @@ class Trained:
     output: Manifest
 
 
-class Quiet:
-    """A link to nobody."""
-
-    def report(self, *_: object) -> None:
-        return
-
-    def stopping(self) -> bool:
-        return False
-
-
 def workspace_in(folder: Path) -> Workspace:
     store = LocalStore(folder / "store")
     profile = load_profile("laptop", ["ingest.num_processes=1"])
@@ -116,7 +108,7 @@ def trained(world: World, config: Mapping[str, Any], **resources: Any) -> Traine
     )
 
     def produce(attempt: Attempt) -> Draft:
-        run_rank(job, Quiet())
+        run_rank(job, Watching())
         return train(checked, *inputs, attempt, workspace)
 
     output, _ = ensure_output(workspace.store, request, produce, {})

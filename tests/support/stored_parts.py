@@ -43,6 +43,25 @@ def image_table(pictures: Sequence[bytes]) -> pa.Table:
     return pa.Table.from_pylist(rows, images_schema())
 
 
+def example_row(image_id: str, task: str, prompt: str, targets: Sequence[str], **more: Any) -> dict[str, Any]:
+    """A row of `examples`, of the train split unless told otherwise."""
+    return {
+        "example_id": digest_json([image_id, task, prompt, list(targets)]),
+        "image_id": image_id,
+        "task": task,
+        "prompt": prompt,
+        "targets": list(targets),
+        "negatives": [],
+        "numbers": [],
+        "label": "",
+        "split": "train",
+        "source": "demo",
+        "weight": 1.0,
+        "attributes": [],
+        **more,
+    }
+
+
 def store_shard(store: Store, folder: Path, **tables: pa.Table) -> list[Part]:
     """The parts of one dataset shard, each kind by its table; its images get their index."""
     if "images" in tables:

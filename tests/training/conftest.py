@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from stored_parts import image_table, store_features, store_shard
+from stored_parts import example_row, image_table, made_by, store_features, store_shard
 from tiny_language_model import save_language_model
 
 from data_prep.dataset import Example, read_examples
 from data_prep.schemas import examples_schema
 from infra.digests import canonical_json, digest_bytes
-from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
+from infra.outputs import Manifest, upload_part
 from infra.part_cache import PartCache
-from infra.record import record_of
 from infra.store import Store
 from training.config import TrainConfig
 
@@ -70,7 +69,7 @@ def trained_world(tmp_path: Path, store: Store, language_model_dir: Path) -> Ite
     image_ids = [digest_bytes(picture) for picture in pictures]
     rows = [row for number, image_id in enumerate(image_ids) for row in _rows(number, image_id)]
     examples = pa.Table.from_pylist(rows, examples_schema())
-    dataset = _manifest(
+    dataset = made_by(
         "ingest",
         store_shard(store, folder, images=image_table(pictures), examples=examples),
         {"dataset_digest": "d" * 64, "test_digest": "a" * 64},
@@ -78,7 +77,7 @@ def trained_world(tmp_path: Path, store: Store, language_model_dir: Path) -> Ite
     )
     values = np.random.default_rng(0).normal(size=(len(image_ids), NUM_PATCHES, VISION_WIDTH)).astype(np.float16)
     shape = {"num_patches": NUM_PATCHES, "vision_width": VISION_WIDTH, "views": ["original"]}
-    features = _manifest("featurize", store_features(store, image_ids, values), {"encoder_key": "e" * 64}, shape)
+    features = made_by("featurize", store_features(store, image_ids, values), {"encoder_key": "e" * 64}, shape)
     config = TrainConfig.model_validate(
         {
             "mapper": {"kind": "mlp", "prefix_tokens": 3, "width": 16},
@@ -109,27 +108,19 @@ def _trained(store: Store, config: TrainConfig, language_model_dir: Path, folder
     (folder / "history").write_bytes(canonical_json({"loss": [[1, 2.0], [2, 1.0]]}))
     history = upload_part(store, "train", folder / "history", "history", 2)
     facts = {"config": config.model_dump(mode="json"), "answer_space": {}, "validation_curve": [[2, 1.5]]}
-    return _manifest("train", [trainables, history], {"model_digest": "b" * 64}, facts)
+    return made_by("train", [trainables, history], {"model_digest": "b" * 64}, facts)
 
 
 def _rows(number: int, image_id: str) -> list[dict[str, Any]]:
     test = number < NUM_TEST_IMAGES
     asked = [("caption", "", ["a red seven", "seven a red"]), ("vqa", "which digit", ["seven"]), ("count", "?", ["1"])]
+    more = {
+        "source": "tiny",
+        "split": "test" if test else "train",
+        "attributes": [("parity", "odd" if number % 2 else "even")],
+    }
     return [
-        {
-            "example_id": digest_bytes(f"{number} {task}".encode()),
-            "image_id": image_id,
-            "task": task,
-            "prompt": prompt,
-            "targets": targets,
-            "negatives": [],
-            "numbers": [],
-            "label": "",
-            "split": "test" if test else "train",
-            "source": "tiny",
-            "weight": 1.0,
-            "attributes": [("parity", "odd" if number % 2 else "even")],
-        }
+        example_row(image_id, task, prompt, targets, example_id=digest_bytes(f"{number} {task}".encode()), **more)
         for task, prompt, targets in asked
     ]
 
@@ -140,17 +131,3 @@ def _picture(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.frombytes("RGB", (16, 16), random.Random(number).randbytes(16 * 16 * 3)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _manifest(step: str, parts: list[Part], identity: dict[str, str], facts: dict[str, Any]) -> Manifest:
-    request = OutputRequest(step, 1, "tiny", {}, identity)
-    return Manifest(
-        step=step,
-        step_version=1,
-        name="tiny",
-        fingerprint=request.fingerprint,
-        config={},
-        inputs=identity,
-        draft=Draft(parts=parts, identity=identity, facts=facts),
-        record=record_of(0.0, {}),
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from stored_parts import made_by, store_features, store_shard
+from stored_parts import example_row, made_by, store_features, store_shard
 from tiny_language_model import WORDS, save_tokenizer
 
 from data_prep.schemas import examples_schema
@@ -107,20 +107,7 @@ def job_of(case: Case, folder: Path, language_model: Path) -> TrainJob:
 def _row(image_id: str) -> dict[str, Any]:
     draw = random.Random(image_id)
     targets = [" ".join(draw.choices(WORDS, k=WORDS_PER_TARGET)) for _ in range(TARGETS_PER_IMAGE)]
-    return {
-        "example_id": image_id[::-1],
-        "image_id": image_id,
-        "task": "caption",
-        "prompt": "",
-        "targets": targets,
-        "negatives": [],
-        "numbers": [],
-        "label": "",
-        "split": "train",
-        "source": "bench",
-        "weight": 1.0,
-        "attributes": [],
-    }
+    return example_row(image_id, "caption", "", targets)
 
 
 def language_model_of(size: Size, root: Path) -> Path:

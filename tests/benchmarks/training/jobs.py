@@ -35,7 +35,7 @@ def _folder_name(case: Case) -> str:
 def _write_job(case: Case, plan: Plan, folder: Path) -> None:
     import numpy as np
     import pyarrow as pa
-    from stored_parts import made_by, store_features, store_shard
+    from stored_parts import example_row, made_by, store_features, store_shard
 
     from data_prep.schemas import examples_schema
     from infra.digests import digest_bytes
@@ -48,7 +48,9 @@ def _write_job(case: Case, plan: Plan, folder: Path) -> None:
     texts = texts_of(case, plan.shared_data)
     ids = [digest_bytes(image.encode()) for image, _, _ in texts]
     task = "vqa" if case.texts == "answers" else "caption"
-    rows = [_row(image_id, task, prompt, targets) for image_id, (_, prompt, targets) in zip(ids, texts, strict=True)]
+    rows = [
+        example_row(image_id, task, prompt, targets) for image_id, (_, prompt, targets) in zip(ids, texts, strict=True)
+    ]
     shard = store_shard(store, folder, examples=pa.Table.from_pylist(rows, schema=examples_schema()))
     shape = (len(ids), case.num_patches, case.vision_width)
     features_NPV = features_of(case, plan, [image for image, _, _ in texts], shape)
@@ -82,23 +84,6 @@ def _write_job(case: Case, plan: Plan, folder: Path) -> None:
     names = {image_id: image for image_id, (image, _, _) in zip(ids, texts, strict=True)}
     (folder / IMAGE_NAMES).write_text(json.dumps(names))
     (folder / "job.json").write_text(job.model_dump_json())
-
-
-def _row(image_id: str, task: str, prompt: str, targets: list[str]) -> dict[str, Any]:
-    return {
-        "example_id": image_id[::-1],
-        "image_id": image_id,
-        "task": task,
-        "prompt": prompt,
-        "targets": targets,
-        "negatives": [],
-        "numbers": [],
-        "label": "",
-        "split": "train",
-        "source": "bench",
-        "weight": 1.0,
-        "attributes": [],
-    }
 
 
 def texts_of(case: Case, shared_data: Path) -> Texts:

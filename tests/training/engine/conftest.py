@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ranks import Ranks
-from stored_parts import store_features, store_shard
+from stored_parts import example_row, made_by, store_features, store_shard
 from tiny_language_model import WORDS, save_tokenizer
 
 from data_prep.dataset import Example
 from data_prep.schemas import examples_schema
-from infra.outputs import Draft, Manifest, Part
-from infra.record import Record
 from infra.settings import TrainResources
 from infra.store import LocalStore
 from training.config import TrainConfig
@@ -34,22 +32,9 @@ def tiny_rows(num_images: int) -> list[dict[str, Any]]:
         asked = [("caption", "", [f"a {colour} {digit}", f"{digit} a {colour} a"][: draw.randint(1, 2)])]
         asked += [("vqa", "which colour", [colour]), ("vqa", "which digit", [digit])][: draw.randint(0, 2)]
         for place, (task, prompt, targets) in enumerate(asked):
-            rows.append(
-                {
-                    "example_id": f"{number:04d}{place:060d}",
-                    "image_id": f"{number:064x}",
-                    "task": task,
-                    "prompt": prompt,
-                    "targets": targets,
-                    "negatives": [],
-                    "numbers": [],
-                    "label": "",
-                    "split": split,
-                    "source": "tiny",
-                    "weight": 1.0,
-                    "attributes": [],
-                }
-            )
+            example_id = f"{number:04d}{place:060d}"
+            named = {"example_id": example_id, "split": split, "source": "tiny"}
+            rows.append(example_row(f"{number:064x}", task, prompt, targets, **named))
     return rows
 
 
@@ -68,14 +53,6 @@ def tiny_features(num_images: int) -> np.ndarray:
         features[number, 0] += colours[number % 3]
         features[number, 1] += digits[number // 3 % 3]
     return features.astype(np.float16)
-
-
-def _manifest(step: str, parts: list[Part], identity: dict[str, str], facts: dict[str, Any]) -> Manifest:
-    record = Record(created_at="", seconds=0, git_commit="", packages={}, resources={})
-    draft = Draft(parts=parts, identity=identity, facts=facts)
-    return Manifest(
-        step=step, step_version=1, name="tiny", fingerprint="0" * 64, config={}, inputs={}, draft=draft, record=record
-    )
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +97,8 @@ def make_job(tmp_path_factory: pytest.TempPathFactory, language_model_dir: Path)
                 }
             ),
             fingerprint="f" * 64,
-            dataset=_manifest("ingest", shard, {"dataset_digest": "d" * 64}, {}),
-            features=_manifest("featurize", features_parts, {"encoder_key": "e" * 64}, shape),
+            dataset=made_by("ingest", shard, {"dataset_digest": "d" * 64}, {}),
+            features=made_by("featurize", features_parts, {"encoder_key": "e" * 64}, shape),
             language_model_dir=language_model_dir,
             store_uri=store.uri,
             cache_dir=folder / "cache",

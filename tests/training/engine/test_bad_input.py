@@ -10,6 +10,7 @@ import torch
 from ranks import folder_of
 from stored_parts import store_features
 from tiny_language_model import save_tokenizer
+from watching import Watching
 
 from infra.errors import ConfigError, DataError, Interrupted
 from infra.store import open_store
@@ -20,19 +21,6 @@ MakeJob = Callable[..., TrainJob]
 pytestmark = pytest.mark.usefixtures("one_rank")
 
 
-class StopAt:
-    """Asks to stop once so many global steps are done."""
-
-    def __init__(self, num_steps: int = 0) -> None:
-        self.num_steps, self.step = num_steps, 0
-
-    def report(self, step: int, *_: object) -> None:
-        self.step = step
-
-    def stopping(self) -> bool:
-        return self.step + 1 == self.num_steps
-
-
 def refused(job: TrainJob, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not a single batch was looked at."""
 
@@ -41,7 +29,7 @@ def refused(job: TrainJob, error: type[Exception], message: str, monkeypatch: py
 
     monkeypatch.setattr(TrainLoop, "_batch", never)
     with pytest.raises(error, match=message):
-        run_rank(job, StopAt())
+        run_rank(job, Watching())
     assert not folder_of(job).steps()
 
 
@@ -92,11 +80,11 @@ def test_features_that_another_tower_made(
 def test_features_of_another_tower_than_the_checkpoint_was_trained_with(tmp_path: Path, make_job: MakeJob) -> None:
     job = make_job(tmp_path)
     with pytest.raises(Interrupted):
-        run_rank(job, StopAt(4))
+        run_rank(job, Watching(4))
     draft = job.features.draft.model_copy(update={"identity": {"encoder_key": "a" * 64}})
     other = job.model_copy(update={"features": job.features.model_copy(update={"draft": draft})})
     with pytest.raises(ConfigError, match=r"checkpoint of step 4 .* encoder_key eeeeeeeeeeee…; expected aaaaaaaaaaaa…"):
-        run_rank(other, StopAt())
+        run_rank(other, Watching())
 
 
 def test_a_mapper_of_single_patches_that_are_not_as_many_as_the_tower_gives(

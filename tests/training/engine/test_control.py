@@ -12,6 +12,7 @@ import torch
 from ranks import final, folder_of
 from torch import Tensor
 from training_program import poison
+from watching import Watching
 
 from infra.errors import ConfigError, DataError, Interrupted
 from training.data import GlobalBatch
@@ -24,23 +25,10 @@ DROPOUT = {"kind": "mlp", "prefix_tokens": 2, "width": 16, "dropout": 0.1}
 pytestmark = pytest.mark.usefixtures("one_rank")
 
 
-class StopAfter:
-    """Asks to stop once so many global steps are done; 0: never."""
-
-    def __init__(self, num_steps: int = 0) -> None:
-        self.num_steps, self.step = num_steps, 0
-
-    def report(self, step: int, *_: object) -> None:
-        self.step = step
-
-    def stopping(self) -> bool:
-        return 0 < self.num_steps <= self.step + 1
-
-
 def stopped_at(job: TrainJob, step: int) -> dict[str, Tensor]:
     """What is trained after `step` global steps; the training can go on."""
     with pytest.raises(Interrupted):
-        run_rank(job, StopAfter(step))
+        run_rank(job, Watching(step))
     return folder_of(job).load(step).tensors["trainables"]
 
 
@@ -77,9 +65,9 @@ def test_a_training_ends_when_validation_was_no_better_for_so_long_and_stays_at_
     """Killed or not. Ranks that are started again after the end train no further."""
     validation.update({2: 0.9, 4: 0.8, 6: 0.85, 8: 0.9, 10: 0.1})
     undisturbed, stopped = (make(name, stopping={"patience": 2}) for name in ("undisturbed", "stopped"))
-    run_rank(undisturbed, StopAfter())
+    run_rank(undisturbed, Watching())
     stopped_at(stopped, 7)
-    run_rank(stopped, StopAfter())
+    run_rank(stopped, Watching())
     for job in (undisturbed, stopped):
         assert final(job).step == 8
         assert (
@@ -87,7 +75,7 @@ def test_a_training_ends_when_validation_was_no_better_for_so_long_and_stays_at_
         )
     assert final(stopped).state["best"] == {"step": 4, "value": 0.8, "num_since": 2}
     assert_same_bits(final(stopped).tensors["export"], final(undisturbed).tensors["export"])
-    run_rank(stopped, StopAfter())
+    run_rank(stopped, Watching())
     assert final(stopped).step == 8 and folder_of(stopped).steps()[-1] == 8
 
 
@@ -99,7 +87,7 @@ def test_the_best_validation_is_exported_though_newer_checkpoints_came_after_it(
     job = make("best", stopping={"export": "best"}, validate_every_steps=3, checkpoint_every_steps=4)
     if stop:
         stopped_at(job, stop)
-    run_rank(job, StopAfter())
+    run_rank(job, Watching())
     assert final(job).step == 12 and "exported global step 6, the best by val_loss" in final(job).state["messages"]
     assert_same_bits(final(job).tensors["export"], stopped_at(make("as far"), 6))
 
@@ -112,7 +100,7 @@ def test_a_damaged_best_is_told_and_the_last_is_exported(
     stopped_at(job, 9)
     (damaged,) = (tmp_path / "best").rglob("00000004/trainables.safetensors")
     damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
-    run_rank(job, StopAfter())
+    run_rank(job, Watching())
     messages = " ".join(final(job).state["messages"])
     assert "left out the checkpoint of step 4: " in messages and "00000004/trainables.safetensors: found" in messages
     assert "exported the last global step: no whole checkpoint of the best val_loss" in messages
@@ -127,7 +115,7 @@ def test_an_average_is_the_mean_of_the_last_scheduled_checkpoints_also_after_a_s
     job = make("average", stopping={"export": "average", "average_checkpoints": 3}, checkpoint_every_steps=4)
     if stop:
         stopped_at(job, stop)
-    run_rank(job, StopAfter())
+    run_rank(job, Watching())
     parts = [stopped_at(make(f"as far as {step}"), step) for step in (4, 8)] + [final(job).tensors["trainables"]]
     expected = {name: sum(part[name].double() for part in parts) / 3 for name in parts[0]}
     assert_same_bits(final(job).tensors["export"], {name: value.float() for name, value in expected.items()})
@@ -145,11 +133,11 @@ def test_after_a_global_step_that_is_not_finite_the_weights_are_those_of_a_train
     skipping, expected = make("skipping"), make("without")
     with monkeypatch.context() as patched:
         patched.setattr(TrainLoop, "_train_step", without)
-        run_rank(expected, StopAfter())
+        run_rank(expected, Watching())
     monkeypatch.setattr(TrainLoop, "_train_step", train_step)  # put back after `poison`
     poison({5, 6})
     stopped_at(skipping, 7)
-    run_rank(skipping, StopAfter())
+    run_rank(skipping, Watching())
     for file in ("trainables", "optimizer"):
         assert_same_bits(final(skipping).tensors[file], final(expected).tensors[file])
     told = [message for message in final(skipping).state["messages"] if message.endswith("the step was left out")]
@@ -164,7 +152,7 @@ def test_global_steps_that_are_not_finite_are_counted_over_a_stop(
     job = make("poisoned", max_skipped_steps=2)
     stopped_at(job, 5)
     with pytest.raises(DataError, match=r"global step 6: the loss .* hold the examples 0{4}.*Look at their features"):
-        run_rank(job, StopAfter())
+        run_rank(job, Watching())
 
 
 def test_a_validation_that_is_not_finite_is_never_the_best_and_no_point_of_a_curve(
@@ -172,7 +160,7 @@ def test_a_validation_that_is_not_finite_is_never_the_best_and_no_point_of_a_cur
 ) -> None:
     validation.update({4: 0.8, 6: float("nan"), 8: float("inf"), 10: 0.9})
     job = make("nan", stopping={"export": "best"})
-    run_rank(job, StopAfter())
+    run_rank(job, Watching())
     assert [step for step, _ in final(job).state["history"]["curves"]["val_loss"]] == [2, 4, 10, 12]
     told = [message for message in final(job).state["messages"] if "not finite" in message]
     assert told == [f"validation after global step {step}: a loss is not finite; it is left out" for step in (6, 8)]
@@ -187,7 +175,7 @@ def test_the_mapper_learns_first_and_alone(make: Callable[..., TrainJob], monkey
     regime = {"kind": "lora", "rank": 2, "learning_rate": 1e-2, "mapper_first_fraction": 0.5}
     job = make("phases", regime=regime, stopping={"patience": 1, "export": "best"}, learning_rate=1e-2)
     monkeypatch.setattr(TrainLoop, "_validation_losses", lambda self: {"val_loss": self.step / 10})
-    run_rank(job, StopAfter())
+    run_rank(job, Watching())
     first, second = models
     updates = {name: value for name, value in first.lm.state_dict().items() if "lora_B" in name}
     assert updates and all(not value.any() for value in updates.values()), "changed before the border"
@@ -201,7 +189,7 @@ def test_the_mapper_learns_first_and_alone(make: Callable[..., TrainJob], monkey
 def test_a_mean_leaves_out_checkpoints_in_which_the_mapper_learnt_alone(make: Callable[..., TrainJob]) -> None:
     regime = {"kind": "lora", "rank": 2, "learning_rate": 1e-2, "mapper_first_fraction": 0.5}
     job = make("phases", regime=regime, stopping={"export": "average", "average_checkpoints": 4})
-    run_rank(job, StopAfter())
+    run_rank(job, Watching())
     messages = final(job).state["messages"]
     assert "left out the checkpoint of step 6: it is of the phase that trained the mapper first" in messages
     assert "exported the mean of 3 checkpoints" in messages
@@ -216,4 +204,4 @@ def test_a_stopping_rule_that_no_validation_example_serves_is_refused(
     """The eighth image is the first of the val split, and has a caption alone."""
     job = make_job(tmp_path, {"stopping": {"patience": 1, "metric": metric}}, num_images=num_images)
     with pytest.raises(ConfigError, match=f"stopping waits for {metric}, and the val split has examples of {found};"):
-        run_rank(job, StopAfter())
+        run_rank(job, Watching())

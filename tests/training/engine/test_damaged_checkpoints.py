@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import final, folder_of
+from watching import Watching
 
 from infra.errors import Interrupted
 from training.checkpoints import Checkpoint
@@ -23,19 +24,6 @@ REGIME = {"kind": "lora", "rank": 2, "dropout": 0.2, "learning_rate": 1e-2, "map
 CONFIG = {"mapper": MAPPER, "regime": REGIME, "checkpoint_every_steps": 3}
 STOPPED = 8
 """Of 12 global steps; checkpoints are of the sixth and of this one."""
-
-
-class StopAt:
-    """Asks to stop once so many global steps are done."""
-
-    def __init__(self, num_steps: int) -> None:
-        self.num_steps, self.step = num_steps, 0
-
-    def report(self, step: int, *_: object) -> None:
-        self.step = step
-
-    def stopping(self) -> bool:
-        return self.step + 1 == self.num_steps
 
 
 @dataclass
@@ -56,7 +44,7 @@ class Damaged:
 
     def check(self, resumed_from: list[int], told: list[str]) -> None:
         """It goes on from there, says so, and ends as if nothing had been."""
-        run_rank(self.job, StopAt(0))
+        run_rank(self.job, Watching())
         found = final(self.job)
         assert found.state["resumed_from"] == resumed_from
         assert len(found.state["messages"]) == len(told)
@@ -71,9 +59,9 @@ class Damaged:
 def stopped(one_rank: None, tmp_path_factory: pytest.TempPathFactory, make_job: Callable[..., TrainJob]) -> Damaged:
     folder = tmp_path_factory.mktemp("damaged")
     undisturbed, job = (make_job(folder / name, CONFIG, {"zero_stage": 0}) for name in ("undisturbed", "job"))
-    run_rank(undisturbed, StopAt(0))
+    run_rank(undisturbed, Watching())
     with pytest.raises(Interrupted):
-        run_rank(job, StopAt(STOPPED))
+        run_rank(job, Watching(STOPPED))
     assert folder_of(job).steps() == [6, STOPPED]
     left = folder / "left"
     (manifest,) = (folder / "job" / "store").rglob(f"{STOPPED:08d}/manifest.json")
@@ -113,6 +101,6 @@ def test_a_training_without_a_sound_checkpoint_starts_over(stopped: Damaged) -> 
 @pytest.mark.parametrize("name", [*FILES, "export.safetensors"])
 def test_a_damaged_end_is_trained_again(name: str, stopped: Damaged) -> None:
     folder = stopped.checkpoints()
-    run_rank(stopped.job, StopAt(0))
+    run_rank(stopped.job, Watching())
     flip(folder / "00000012" / name)
     stopped.check([STOPPED, 9], ["skipped the checkpoint of step 12: "])

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import final
 from stored_parts import made_by
 from tiny_text_towers import save_text_tower
+from watching import Watching
 
 from data_prep.dataset import Example, read_examples
 from data_prep.features import FeatureStore
@@ -21,11 +23,10 @@ from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.store import open_store
 from infra.workspace import Workspace
-from training.checkpoints import Checkpoint, CheckpointFolder
 from training.data import Ranks
 from training.evaluate import EvaluationInputs, evaluate
 from training.evaluation_config import EvaluationConfig
-from training.job import TrainJob, checkpoint_prefix
+from training.job import TrainJob
 from training.lit.material import lit_material
 from training.lit.trained import load_lit
 from training.lit.zero_shot import recall_at, retrieval_ranks, text_vectors
@@ -40,19 +41,6 @@ LIT = {
     "objectives": {"contrast": {"width": 8, "loss": "infonce"}},
 }
 pytestmark = pytest.mark.usefixtures("one_rank")
-
-
-class Link:
-    """Asks to stop once `stop_at` steps are done."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.reported = stop_at, 0
-
-    def report(self, *_: object) -> None:
-        self.reported += 1
-
-    def stopping(self) -> bool:
-        return self.stop_at is not None and self.reported >= self.stop_at
 
 
 @pytest.fixture(scope="session")
@@ -72,12 +60,6 @@ def make_lit_job(make_job: Callable[..., TrainJob], towers: dict[str, Path]) -> 
     return make
 
 
-def final(job: TrainJob) -> Checkpoint:
-    checkpoint, skipped = CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), 2).newest()
-    assert checkpoint is not None and checkpoint.state["finished"] and not skipped
-    return checkpoint
-
-
 def curve(job: TrainJob, name: str) -> list[float]:
     return [value for _, value in final(job).state["history"]["curves"][name]]
 
@@ -89,10 +71,10 @@ def test_an_interrupted_tuning_ends_with_the_same_weights(
     undisturbed, stopped = (
         make_lit_job(tmp_path / name, "bert", resources={"zero_stage": stage}) for name in ("undisturbed", "stopped")
     )
-    run_rank(undisturbed, Link())
+    run_rank(undisturbed, Watching())
     with pytest.raises(Interrupted):
-        run_rank(stopped, Link(stop_at=6))
-    run_rank(stopped, Link())
+        run_rank(stopped, Watching(stop_at=6))
+    run_rank(stopped, Watching())
     assert final(stopped).state["resumed_from"] == [6]
     for file in ("trainables", "optimizer"):
         for name, value in final(undisturbed).tensors[file].items():
@@ -112,7 +94,7 @@ def two_ranks(tmp_path: Path, make_lit_job: Callable[..., TrainJob]) -> dict[str
     for name, job in jobs.items():
         (tmp_path / f"{name}.json").write_text(job.model_dump_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=127.0.0.1:0", str(Path(__file__).with_name("run_jobs.py"))]
+    command += ["--rdzv-endpoint=127.0.0.1:0", str(REPOSITORY / "tests" / "support" / "run_jobs.py")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
@@ -130,7 +112,7 @@ def test_two_ranks_have_the_losses_of_one(
     for loss in ("siglip", "infonce"):
         config = {"global_batch_images": 5, "objectives": {"contrast": {"width": 8, "loss": loss}}}
         one = make_lit_job(tmp_path / f"one {loss}", "llama", config, resources={"zero_stage": 0})
-        run_rank(one, Link())
+        run_rank(one, Watching())
         for name, job in two_ranks.items():
             if name.startswith(loss):
                 assert curve(job, "loss") == pytest.approx(curve(one, "loss"), abs=1e-4), name
@@ -141,7 +123,7 @@ def exported(job: TrainJob, folder: Path, profile: Profile) -> tuple[Draft, Work
     """What the train step makes of a finished training."""
     store = open_store(job.store_uri)
     request = train_request(job.config, "tiny", job.dataset, job.features, "c" * 64)
-    run_rank(job.model_copy(update={"fingerprint": request.fingerprint}), Link())
+    run_rank(job.model_copy(update={"fingerprint": request.fingerprint}), Watching())
     workspace = Workspace(Settings(var_dir=folder), profile, store, PartCache(store, folder / "cache"), Silent())
     attempt = Attempt(store, request)
     return train(job.config, job.dataset, job.features, job.language_model_dir, attempt, workspace), workspace
@@ -180,7 +162,7 @@ def test_the_towers_are_what_the_regime_says(
     locked = make_lit_job(tmp_path / "locked", "bert", {**config, "regime": {"kind": "lit", "learning_rate": None}})
     tuned = make_lit_job(tmp_path / "tuned", "bert", config)
     for job in (locked, tuned):
-        run_rank(job, Link())
+        run_rank(job, Watching())
     trained = {name.partition(".")[0] for name in final(locked).tensors["trainables"]}
     assert trained == {"text_projection", "image_projection", "loss"}
     assert final(locked).state["finished"]["num_frozen_parameters"] > 0
@@ -193,7 +175,7 @@ def test_gradient_checkpointing_changes_no_bit(tmp_path: Path, make_lit_job: Cal
         for given in (False, True)
     )
     for job in (plain, cheap):
-        run_rank(job, Link())
+        run_rank(job, Watching())
     for name, value in final(plain).tensors["trainables"].items():
         assert torch.equal(value, final(cheap).tensors["trainables"][name]), name
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from featurizing import encode
 from stored_parts import made_by
+from watching import Watching
 
 from data_prep import featurize as step
 from data_prep.dataset import Example, read_examples
@@ -82,14 +83,6 @@ class Tuned(NamedTuple):
     examples: list[Example]
     image_ids: list[str]
     image_IE: torch.Tensor
-
-
-class Link:
-    def report(self, *_: object) -> None:
-        return
-
-    def stopping(self) -> bool:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +175,7 @@ def tuned(world: World, text_tower: Path) -> Tuned:
         store_uri=workspace.store.uri,
         cache_dir=workspace.cache.folder,
     )
-    run_rank(job, Link())
+    run_rank(job, Watching())
     attempt = Attempt(workspace.store, request)
     draft = train(config, world.dataset, world.features, text_tower, attempt, workspace)
     trained = made_by("train", draft.parts, draft.identity).model_copy(update={"draft": draft})

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import final, folder_of
 from safetensors.torch import load_file
+from watching import Watching
 
 from infra.errors import DataError, IntegrityError, Interrupted
 from infra.outputs import Attempt
@@ -17,10 +19,10 @@ from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.store import open_store
 from infra.workspace import Workspace
-from training.checkpoints import Checkpoint, CheckpointFolder
+from training.checkpoints import Checkpoint
 from training.config import TrainConfig
 from training.data import GlobalBatch
-from training.job import TrainJob, checkpoint_prefix
+from training.job import TrainJob
 from training.language_model import frozen_digest, load_language_model
 from training.loop import TrainLoop, run_rank
 from training.objectives.answer_space import AnswerSpace
@@ -29,32 +31,7 @@ from training.schedule import learning_rate_factor, phases_of
 from training.setup import Prepared, prepare
 from training.train import train, train_request
 
-
-class Recorder:
-    """Keeps what was reported, and asks to stop once `stop_at` steps are done."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at = stop_at
-        self.steps: list[int] = []
-
-    def report(self, step: int, *_: object) -> None:
-        self.steps.append(step)
-
-    def stopping(self) -> bool:
-        return self.stop_at is not None and len(self.steps) >= self.stop_at
-
-
 pytestmark = pytest.mark.usefixtures("one_rank")
-
-
-def checkpoints_of(job: TrainJob) -> CheckpointFolder:
-    return CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), job.config.keep_checkpoints)
-
-
-def final(job: TrainJob) -> Checkpoint:
-    checkpoint, skipped = checkpoints_of(job).newest()
-    assert checkpoint is not None and checkpoint.state["finished"] and not skipped
-    return checkpoint
 
 
 def assert_equal_weights(one: Checkpoint, other: Checkpoint) -> None:
@@ -80,11 +57,11 @@ def test_interrupted_training_ends_with_the_same_weights(
     }
     resources = {"zero_stage": stage}
     undisturbed = make_job(tmp_path / "undisturbed", config, resources)
-    run_rank(undisturbed, Recorder())
+    run_rank(undisturbed, Watching())
     stopped = make_job(tmp_path / "stopped", config, resources)
     with pytest.raises(Interrupted, match="after global step 6 of 12"):
-        run_rank(stopped, Recorder(stop_at=6))
-    resumed = Recorder()
+        run_rank(stopped, Watching(stop_at=6))
+    resumed = Watching()
     run_rank(stopped, resumed)
     assert resumed.steps[0] == 6
     assert_equal_weights(final(undisturbed), final(stopped))
@@ -122,7 +99,7 @@ def test_training_learns_and_leaves_the_language_model_alone(
     shape = (job.features.facts["num_patches"], job.features.facts["vision_width"])
     before = build_prefix_model(job.config, fresh, shape, AnswerSpace())
     models = models_prepared(monkeypatch)
-    run_rank(job, Recorder())
+    run_rank(job, Watching())
     losses = [value for _, value in final(job).state["history"]["curves"]["loss"]]
     assert losses[-1] < 0.7 * losses[0]
     (after,) = models
@@ -150,8 +127,8 @@ def test_a_frozen_parameter_that_changes_in_training_ends_it_without_a_result(
 
     monkeypatch.setattr(TrainLoop, "_train_step", disturbed)
     with pytest.raises(IntegrityError, match=r"the frozen parameters have digest .* after training; expected"):
-        run_rank(job, Recorder())
-    newest, _ = checkpoints_of(job).newest()
+        run_rank(job, Watching())
+    newest, _ = folder_of(job).newest()
     assert newest is not None and not newest.state["finished"]
 
 
@@ -164,14 +141,14 @@ def test_a_loss_that_is_not_finite_names_the_examples(tmp_path: Path, make_job: 
         tmp_path, {"global_batch_images": 24, "max_skipped_steps": 1}, {"micro_batch_tokens": 1}, features=features
     )
     with pytest.raises(DataError, match=r"global step 2: the loss or its gradient is not finite.*00030000"):
-        run_rank(job, Recorder())
+        run_rank(job, Watching())
 
 
 def test_bf16_trains_fp32_parameters(tmp_path: Path, make_job: Callable[..., TrainJob]) -> None:
     job = make_job(
         tmp_path, {"precision": "bf16", "epochs": 20, "mapper": {"kind": "mlp", "prefix_tokens": 2, "width": 8}}
     )
-    run_rank(job, Recorder())
+    run_rank(job, Watching())
     assert {value.dtype for value in final(job).tensors["trainables"].values()} == {torch.float32}
     losses = [value for _, value in final(job).state["history"]["curves"]["loss"]]
     assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
@@ -215,7 +192,7 @@ def test_a_finished_training_is_exported_without_starting_ranks(
     store = open_store(job.store_uri)
     request = train_request(job.config, "tiny", job.dataset, job.features, "c" * 64)
     job = job.model_copy(update={"fingerprint": request.fingerprint})
-    run_rank(job, Recorder())
+    run_rank(job, Watching())
     workspace = Workspace(Settings(var_dir=tmp_path), profile, store, PartCache(store, tmp_path / "cache"), Silent())
     attempt = Attempt(store, request)
     draft = train(job.config, job.dataset, job.features, job.language_model_dir, attempt, workspace)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import final, folder_of, saved
+from watching import Watching
 
 from infra.errors import DataError, Interrupted
 from infra.progress import Silent
@@ -55,7 +56,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, make_job: Callable[..., 
     for stage in range(4):
         jobs[f"stage {stage}"] = make_job(folder / str(stage), RAGGED, {**resources, "zero_stage": stage})
     paths = [saved(job, folder / f"{name}.json") for name, job in jobs.items()]
-    program = str(Path(__file__).with_name("run_jobs.py"))
+    program = str(REPOSITORY / "tests" / "support" / "run_jobs.py")
     assert torchrun(folder, 2, program, *paths).wait(240) == 0, (folder / "torchrun.log").read_text()[-3000:]
     return jobs
 
@@ -65,16 +66,8 @@ def one_rank_losses(
     one_rank: None, tmp_path_factory: pytest.TempPathFactory, make_job: Callable[..., TrainJob]
 ) -> list[float]:
     job = make_job(tmp_path_factory.mktemp("one_rank"), RAGGED, {"zero_stage": 0})
-    run_rank(job, NeverStopping())
+    run_rank(job, Watching())
     return losses(job)
-
-
-class NeverStopping:
-    def report(self, *_: object) -> None:
-        return
-
-    def stopping(self) -> bool:
-        return False
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -97,7 +90,7 @@ def test_a_stopped_training_continues_under_another_stage_and_number_of_ranks(
     stopped_at = folder_of(job).steps()[-1]
     assert not folder_of(job).load(stopped_at).state["finished"]
     resources = {"zero_stage": 3, "num_ranks": 1, "micro_batch_tokens": 128}
-    run_rank(job.model_copy(update={"resources": job.resources.model_copy(update=resources)}), NeverStopping())
+    run_rank(job.model_copy(update={"resources": job.resources.model_copy(update=resources)}), Watching())
     assert final(job).state["resumed_from"] == [stopped_at]
     assert losses(job) == pytest.approx(losses(two_ranks["long"]), abs=1e-4)
 

@@ -1,4 +1,4 @@
-"""Every regime through the real loop and engine: 32 examples learnt by heart, and an export of what was trained."""
+"""Every regime through the real loop and engine: 32 examples learnt by heart."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ranks import final
+from watching import Watching
 
-from infra.store import open_store
-from training.checkpoints import Checkpoint, CheckpointFolder
-from training.job import TrainJob, checkpoint_prefix
+from training.job import TrainJob
 from training.loop import run_rank
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -25,14 +25,6 @@ REGIMES: dict[str, dict[str, Any]] = {
 }
 
 
-class Quiet:
-    def report(self, *_: object) -> None:
-        return
-
-    def stopping(self) -> bool:
-        return False
-
-
 @pytest.fixture(scope="module")
 def wide_language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights, and wide enough that the frozen output matrix can tell its words apart."""
@@ -46,14 +38,6 @@ def wide_language_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = GPT2Config(vocab_size=save_tokenizer(folder), bos_token_id=0, eos_token_id=0, **shape)
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
-
-
-def trained(job: TrainJob) -> Checkpoint:
-    run_rank(job, Quiet())
-    folder = CheckpointFolder(open_store(job.store_uri), checkpoint_prefix(job.fingerprint), 2)
-    checkpoint, _ = folder.newest()
-    assert checkpoint is not None
-    return checkpoint
 
 
 @pytest.mark.parametrize("kind", REGIMES)
@@ -75,7 +59,9 @@ def test_a_regime_learns_32_examples_by_heart(
         "validation_images": 0,
     }
     job = make_job(tmp_path, config, {"micro_batch_tokens": 4096, "zero_stage": 1}, NUM_IMAGES, features)
-    checkpoint = trained(job.model_copy(update={"language_model_dir": wide_language_model_dir}))
+    job = job.model_copy(update={"language_model_dir": wide_language_model_dir})
+    run_rank(job, Watching())
+    checkpoint = final(job)
     facts = checkpoint.state["finished"]
     losses = [value for _, value in checkpoint.state["history"]["curves"]["loss"]]
     assert facts["num_train_examples"] >= 32

@@ -4,21 +4,13 @@ import sys
 from pathlib import Path
 
 from torch import distributed
+from watching import Watching
 
 from training.job import TrainJob
 from training.loop import run_rank
 
-
-class Quiet:
-    def report(self, *_: object) -> None:
-        return
-
-    def stopping(self) -> bool:
-        return False
-
-
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
     for path in sys.argv[1:]:
-        run_rank(TrainJob.model_validate_json(Path(path).read_text()), Quiet())
+        run_rank(TrainJob.model_validate_json(Path(path).read_text()), Watching())
     distributed.destroy_process_group()
