@@ -91,7 +91,14 @@ def world_of(
 
 
 def trained(world: World, config: Mapping[str, Any], **resources: Any) -> Trained:
-    """Through the loop on one rank, which needs a process group; then as evaluation loads it."""
+    """As evaluation loads it."""
+    output = train_output(world, config, **resources)
+    model, language = load_trained(output, world.stored, world.language_model_dir, world.workspace.cache, "cpu")
+    return Trained(model, language, output)
+
+
+def train_output(world: World, config: Mapping[str, Any], **resources: Any) -> Manifest:
+    """What the step commits, trained through the loop on one rank, which needs a process group."""
     checked, workspace = TrainConfig.model_validate(config), world.workspace
     inputs = (world.dataset, world.features, world.language_model_dir)
     request = train_request(checked, world.name, *inputs[:2], world.language_model_dir.name)
@@ -111,9 +118,7 @@ def trained(world: World, config: Mapping[str, Any], **resources: Any) -> Traine
         run_rank(job, Watching())
         return train(checked, *inputs, attempt, workspace)
 
-    output, _ = ensure_output(workspace.store, request, produce, {})
-    model, language = load_trained(output, world.stored, world.language_model_dir, workspace.cache, "cpu")
-    return Trained(model, language, output)
+    return ensure_output(workspace.store, request, produce, {})[0]
 
 
 def answered(

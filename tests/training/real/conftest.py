@@ -49,7 +49,7 @@ def cifar10(shared_data: Path, make_world: Callable[..., World]) -> World:
 
 @pytest.fixture(scope="session")
 def ucm_captions(shared_data: Path, make_world: Callable[..., World]) -> World:
-    source = {"kind": "webdataset", "path": str(shared_data / "ucm_captions")}
+    source = {"kind": "webdataset", "path": str(shared_data / "ucm_captions"), "columns": {"attributes": ["label"]}}
     return make_world("ucm_captions", source, 128, {"val": 0.0, "test": 0.15}, pooling="mean")
 
 

@@ -3,43 +3,23 @@
 cifar10's labels as prompts, and UCM's captions. Bounds are far below what is found, which is printed with chance
 beside it (`pytest -s`)."""
 
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from featurizing import encode
-from stored_parts import made_by
-from watching import Watching
+from real_training import World, train_output
 
-from data_prep import featurize as step
-from data_prep.dataset import Example, read_examples
-from data_prep.features import FeatureStore
-from data_prep.ingest import ingest, ingest_request
-from data_prep.ingest_config import IngestConfig
-from data_prep.tower import FeatureConfig
-from infra.outputs import Attempt, Manifest, ensure_output
-from infra.part_cache import PartCache
-from infra.progress import Silent
-from infra.settings import Profile, Settings, TrainResources
-from infra.store import LocalStore
-from infra.workspace import Workspace
-from training.config import TrainConfig
-from training.job import TrainJob
+from data_prep.dataset import Example
 from training.lit.model import LitModel
 from training.lit.text_tower import TextTower
 from training.lit.trained import load_lit
 from training.lit.zero_shot import class_scores, class_vectors, recall_at, retrieval_ranks, text_vectors
-from training.loop import run_rank
-from training.train import train, train_request
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
-CIFAR = {"kind": "hf_parquet", "path": "cifar10"}
-UCM = {"kind": "webdataset", "path": "ucm_captions", "columns": {"attributes": ["label"]}}
 UCM_WORDS = {
     "baseballdiamond": "baseball diamond",
     "denseresidential": "dense residential area",
@@ -62,17 +42,8 @@ LIT = {
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "cifar10": {**LIT, "global_batch_images": 128, "epochs": 3},
-    "ucm": {**LIT, "global_batch_images": 64, "epochs": 6, "max_targets_per_image": 2},
+    "ucm_captions": {**LIT, "global_batch_images": 64, "epochs": 6, "max_targets_per_image": 2},
 }
-
-
-class World(NamedTuple):
-    """One real dataset with its features."""
-
-    name: str
-    dataset: Manifest
-    features: Manifest
-    workspace: Workspace
 
 
 class Tuned(NamedTuple):
@@ -83,55 +54,6 @@ class Tuned(NamedTuple):
     examples: list[Example]
     image_ids: list[str]
     image_IE: torch.Tensor
-
-
-@pytest.fixture(scope="module")
-def make_world(
-    tmp_path_factory: pytest.TempPathFactory, shared_data: Path, profile: Profile
-) -> Callable[[str, dict[str, Any], int], World]:
-    """make_world(name, source, image size in px): ingested, and encoded in this process instead of in actors."""
-
-    def make(name: str, source: dict[str, Any], size_px: int) -> World:
-        folder = tmp_path_factory.mktemp(name)
-        store = LocalStore(folder / "store")
-        workspace = Workspace(Settings(var_dir=folder), profile, store, PartCache(store, folder / "cache"), Silent())
-        config = IngestConfig.model_validate({"sources": [{**source, "path": str(shared_data / source["path"])}]})
-        request = ingest_request(config, name, store)
-        dataset = ensure_output(store, request, lambda attempt: ingest(config, attempt, workspace), {})[0]
-        tower = small_tower(shared_data / "weights" / "mobilenet_v2_hf_fp16", folder / "tower", size_px)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(step, "run_units", run_here)
-            features = encode(dataset, tower, workspace, config=FeatureConfig(pooling="mean"))
-        return World(name, dataset, features, workspace)
-
-    return make
-
-
-def run_here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:
-    encoder = worker(**arguments)
-    for name, unit in units.items():
-        keep(name, encoder.run(unit))
-
-
-def small_tower(source: Path, folder: Path, size_px: int) -> Path:
-    """The same weights for smaller pictures, since an image of 224 px takes a core 34 ms."""
-    shutil.copytree(source, folder)
-    path = folder / "preprocessor_config.json"
-    processor = json.loads(path.read_text())
-    processor |= {"size": {"shortest_edge": size_px}, "crop_size": {"height": size_px, "width": size_px}}
-    path.unlink()
-    path.write_text(json.dumps(processor))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cifar10(make_world: Callable[..., World]) -> World:
-    return make_world("cifar10", CIFAR, 96)
-
-
-@pytest.fixture(scope="module")
-def ucm(make_world: Callable[..., World]) -> World:
-    return make_world("ucm", UCM, 128)
 
 
 @pytest.fixture(scope="module")
@@ -160,31 +82,14 @@ def random_encoder(tmp_path_factory: pytest.TempPathFactory, stories: Path) -> P
 
 
 def tuned(world: World, text_tower: Path) -> Tuned:
-    """Trained through the loop on one rank, exported by the train step, and loaded again."""
-    workspace = world.workspace
-    config = TrainConfig.model_validate(TRAININGS[world.name])
-    request = train_request(config, world.name, world.dataset, world.features, text_tower.name)
-    resources = {"num_ranks": 1, "threads_per_rank": 1, "micro_batch_tokens": 1024, "zero_stage": 0}
-    job = TrainJob(
-        config=config,
-        resources=TrainResources.model_validate(resources),
-        fingerprint=request.fingerprint,
-        dataset=world.dataset,
-        features=world.features,
-        language_model_dir=text_tower,
-        store_uri=workspace.store.uri,
-        cache_dir=workspace.cache.folder,
-    )
-    run_rank(job, Watching())
-    attempt = Attempt(workspace.store, request)
-    draft = train(config, world.dataset, world.features, text_tower, attempt, workspace)
-    trained = made_by("train", draft.parts, draft.identity).model_copy(update={"draft": draft})
-    features = FeatureStore(world.features, workspace.cache)
-    model, tower = load_lit(trained, features, text_tower, workspace.cache, "cpu")
-    examples = read_examples(world.dataset, workspace.cache, ["test"])
+    """Trained, exported and loaded again."""
+    world = replace(world, language_model_dir=text_tower)
+    output = train_output(world, TRAININGS[world.name])
+    model, tower = load_lit(output, world.stored, text_tower, world.workspace.cache, "cpu")
+    examples = world.examples("test")
     image_ids = sorted({example.image_id for example in examples})
     with torch.no_grad():
-        image_IE = model.image_vectors(torch.from_numpy(features.gather(image_ids)))
+        image_IE = model.image_vectors(torch.from_numpy(world.stored.gather(image_ids)))
     return Tuned(model, tower, examples, image_ids, image_IE)
 
 
@@ -236,10 +141,12 @@ def test_held_out_cifar10_images_are_named_by_prompts(cifar10: World, stories: P
     assert min(figures.values()) > 0.5
 
 
-def test_held_out_ucm_images_and_captions_find_each_other(ucm: World, stories: Path, random_encoder: Path) -> None:
+def test_held_out_ucm_images_and_captions_find_each_other(
+    ucm_captions: World, stories: Path, random_encoder: Path
+) -> None:
     """Trained on captions alone; then also asked for the 21 classes, whose names were no texts of the training."""
     for folder in (stories, random_encoder):
-        found = tuned(ucm, folder)
+        found = tuned(ucm_captions, folder)
         figures = recalls(found)
         label_of = {example.image_id: example.attributes["label"] for example in found.examples}
         zero_shot = accuracy(found, label_of, UCM_WORDS, UCM_TEMPLATES)
