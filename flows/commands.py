@@ -1,6 +1,7 @@
 """What the commands do: open, plan, run, show."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +56,8 @@ def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json:
     with engines_to(log, for_good=True) as (output, error):
         terminal = Console(file=error)
         bars = Bars(terminal)
-        terminal.print(plan_table(planned))
+        for console in (terminal, Console(file=sys.stdout, width=160)):  # to the person and to the log
+            console.print(plan_table(planned))
         workspace = asked.workspace(bars, writable=True)
         check_models(opened, planned, workspace)
         terminal.print(f"\nStarting Prefect (about 10 s). The engines' own log: {log}", soft_wrap=True, highlight=False)

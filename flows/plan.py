@@ -70,12 +70,15 @@ def _decided(
     if found is not None and forced:
         return PlannedStep(name=step.name, action="run", reason="forced by --force", changed=[]), None
     if found is not None:
-        reason = f"made {found.record.created_at}, fingerprint {request.fingerprint[:12]}"
-        return PlannedStep(name=step.name, action="reuse", reason=reason, changed=[]), found
+        return PlannedStep(name=step.name, action="reuse", reason=why_reused(found), changed=[]), found
     earlier = newest_output(workspace.store, step.name, recipe.name)
     changed = [change.name for change in changes(step.section, request, earlier)] if earlier else []
     reason = _why(step, request, earlier, changed, workspace.store)
     return PlannedStep(name=step.name, action="run", reason=reason, changed=changed), None
+
+
+def why_reused(found: Manifest) -> str:
+    return f"made {found.record.created_at}, fingerprint {found.fingerprint[:12]}"
 
 
 def _why(step: Step, request: OutputRequest, earlier: Manifest | None, changed: list[str], store: Store) -> str:

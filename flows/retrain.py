@@ -12,7 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # Prefect's own 20 s are too few on a machine that is busy with something else.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
-from prefect import Task, flow, task
+from prefect import Task, flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.opened import open_workspace
+from flows.plan import why_reused
 from flows.preflight import check_objectives_can_be_scored
 from flows.progress_artifact import ProgressArtifact
 from flows.recipe import Recipe, load_recipe, split_assignments
@@ -57,7 +58,10 @@ def step_task(step: Step, recipe: Recipe, workspace: Workspace) -> Task[..., Any
     )
     def ensure(**outputs: Manifest) -> Any:
         manifest, reused = run_step(step, recipe, outputs, workspace)
-        return Completed(name="Cached", data=manifest) if reused else manifest
+        if not reused:
+            return manifest
+        get_run_logger().info("%s is reused: %s", step.name, why_reused(manifest))
+        return Completed(name="Cached", message=f"reused: {why_reused(manifest)}", data=manifest)
 
     return ensure
 

@@ -129,6 +129,7 @@ def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(
     )
     tasks = stack.ask("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [flow_runs[0]["id"]]}}})
     assert {task["state_name"] for task in tasks} == {"Cached"}
+    assert all(task["state"]["message"].startswith("reused: made 20") for task in tasks)
     assert len(tasks) == 6
 
     artifacts = stack.ask("artifacts/filter", {})
