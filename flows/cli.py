@@ -67,6 +67,7 @@ def plan(
     profile: ProfileOption = "laptop",
     store: StoreOption = None,
     set_: SetOption = [],  # noqa: B006
+    until: UntilOption = None,
     json: JsonOption = False,
 ) -> None:
     """Say which steps would run or be reused, and why. Starts no engine and writes nothing.
@@ -75,7 +76,7 @@ def plan(
     """
     from flows.commands import Asked, plan_command
 
-    plan_command(Asked(recipe, profile, store, tuple(set_)), json)
+    plan_command(Asked(recipe, profile, store, tuple(set_)), until, json)
 
 
 @app.command()
@@ -223,7 +224,9 @@ def _told(error: BaseException) -> tuple[str, int]:
     if type(error).__name__ == "NoArgsIsHelpError":  # the help was shown
         return "name a command.", 2
     if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
-        return f"{error.format_message().rstrip('.')}. Try frostline --help.", 2
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "frostline"
+        return f"{error.format_message().rstrip('.')}. Try {command} --help.", 2
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     return (
         f"{type(error).__name__}: {reason}. This is a fault of Frostline or of an engine; "

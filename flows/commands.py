@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.opened import open_workspace
 from flows.plan import make_plan
-from flows.planned_memory import plan_memory
+from flows.planned_memory import check_training, plan_memory
 from flows.preflight import check_models, check_objectives_can_be_scored
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import STEPS
@@ -60,6 +60,8 @@ def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json:
             console.print(plan_table(planned))
         workspace = asked.workspace(bars, writable=True)
         check_models(opened, planned, workspace)
+        if planned.trains:
+            check_training(opened, outputs, workspace)
         terminal.print(f"\nStarting Prefect (about 10 s). The engines' own log: {log}", soft_wrap=True, highlight=False)
         with bars.shown():
             summary, made = _run_in_flow(opened, workspace, bars, until, force)
@@ -122,15 +124,17 @@ def _check_steps(names: Sequence[str]) -> None:
             )
 
 
-def plan_command(asked: Asked, as_json: bool) -> None:
+def plan_command(asked: Asked, until: str | None, as_json: bool) -> None:
     opened = asked.opened()
+    _check_steps([*filter(None, [until])])
     workspace = asked.workspace(Silent(), writable=False)
-    planned, outputs = make_plan(opened, workspace)
+    planned, outputs = make_plan(opened, workspace, until)
     console = Console(quiet=as_json)
     console.print(plan_table(planned))  # at once: what follows takes seconds
     try:
-        check_objectives_can_be_scored(opened, until=None)
+        check_objectives_can_be_scored(opened, until)
     except ConfigError as error:
+        planned = planned.model_copy(update={"refusal": str(error)})
         console.print(f"\n`frostline run` would refuse: {error}", soft_wrap=True, highlight=False, markup=False)
     if planned.trains:
         memory = plan_memory(opened, outputs, workspace)

@@ -32,6 +32,8 @@ class Plan(BaseModel):
     steps: list[PlannedStep]
     memory: PlannedMemory | None = None
     """Of the training's ranks, where something is trained."""
+    refusal: str = ""
+    """Why `frostline run` would not begin, where it would not."""
 
     @property
     def all_reused(self) -> bool:

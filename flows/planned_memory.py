@@ -55,6 +55,20 @@ def plan_memory(recipe: Recipe, outputs: Outputs, workspace: Workspace) -> Plann
     return told.model_copy(update={"by_stage": list(found.values()), "warnings": warnings})
 
 
+def check_training(recipe: Recipe, outputs: Outputs, workspace: Workspace) -> None:
+    """Raises ConfigError where the ranks would refuse mapper, regime or objectives, if the models are known already."""
+    from training.memory_trace import check_trainable
+
+    base = outputs.get("base")
+    with (
+        _folder(recipe.language_model, base, workspace) as language_model,
+        _folder(recipe.vision_tower, base, workspace) as tower,
+    ):
+        shape = _shape(outputs.get("featurize"), tower, recipe)
+        if language_model is not None and shape is not None:
+            check_trainable(recipe.training, workspace.profile.train, language_model, shape)
+
+
 @contextmanager
 def _folder(ref: PretrainedRef, base: Manifest | None, workspace: Workspace) -> Iterator[Path | None]:
     """A model's configuration and tokenizer, where they can be had without a download."""

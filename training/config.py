@@ -85,12 +85,11 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _stopping_has_validation(self) -> "TrainConfig":
-        if self.stopping.needs_validation:
-            if self.validation_images == 0:
-                raise ValueError("stopping needs validation; set validation_images above 0 or leave stopping out")
-            known = ["val_loss", *(f"val_loss_{name}" for name in self.objectives.names)]
-            if self.stopping.metric not in known:
-                raise ValueError(f"stopping.metric is {self.stopping.metric!r}; expected one of {', '.join(known)}")
+        if self.stopping.needs_validation and self.validation_images == 0:
+            raise ValueError("stopping needs validation; set validation_images above 0 or leave stopping out")
+        known = ["val_loss", *(f"val_loss_{name}" for name in self.objectives.names)]
+        if self.stopping.metric not in known:
+            raise ValueError(f"stopping.metric is {self.stopping.metric!r}; expected one of {', '.join(known)}")
         return self
 
     @model_validator(mode="after")

@@ -68,6 +68,12 @@ def trace(config: TrainConfig, resources: TrainResources, folder: Path, shape: t
     )
 
 
+def check_trainable(config: TrainConfig, resources: TrainResources, folder: Path, shape: tuple[int, int]) -> None:
+    """Raises ConfigError where mapper, regime and objectives do not fit these models, as the ranks would."""
+    make = _lit if config.regime.kind == "lit" else _prefix
+    make(config, resources, folder, shape, _examples(config.model_copy(update={"global_batch_images": 1}), Texts(1, 1)))
+
+
 Traced = tuple[nn.Module, Batcher, Sequence[PackedImage]]
 
 
@@ -137,7 +143,7 @@ def _examples(config: TrainConfig, texts: Texts) -> list[Example]:
             ("classify", (label,)),
             ("regress", ()),
         ):
-            made = Example(f"{image_id}{task}", image_id, task, text, targets, "train", "traced", 1.0, (0.0,), label)
+            made = Example(f"any {task}", image_id, task, text, targets, "train", "traced", 1.0, (0.0,), label)
             found.append(made)
     return found
 

@@ -125,6 +125,23 @@ def test_a_gate_on_what_is_not_trained_is_refused_at_the_start_and_told_by_the_p
     assert "`frostline run` would refuse: promotion asks for vqa_accuracy" in planned.stdout, planned.stderr
 
 
+@pytest.mark.shared_data
+def test_a_regime_that_cannot_train_is_refused_before_an_engine_starts(tmp_path: Path, shared_data: Path) -> None:
+    models = {"vision_tower": "mobilenet_v2_hf_fp16", "language_model": "stories260K_hf"}
+    named = [f"{name}={{folder: {shared_data / 'weights' / folder}}}" for name, folder in models.items()]
+    bitfit = "training.regime={kind: bitfit, learning_rate: 0.001}"
+    changes = [part for value in (*named, bitfit, "base=null") for part in ("--set", value)]
+    assert "no biases" in refused(tmp_path, "run", TINY, *changes)
+    long = [part for value in (*named, "base=null", "training.mapper.prefix_tokens=600") for part in ("--set", value)]
+    assert "example any caption… take" in refused(tmp_path, "run", TINY, *long)
+
+
+def test_a_plan_ends_where_it_is_told(tmp_path: Path) -> None:
+    done = frostline(tmp_path, "plan", TINY, "--until", "featurize", "--set", "training.objectives={regress: {}}")
+    assert done.returncode == 0, done.stderr
+    assert "featurize" in done.stdout and "evaluate" not in done.stdout and "refuse" not in done.stdout
+
+
 @pytest.mark.slow
 def test_a_dataset_without_a_usable_row_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
