@@ -18,7 +18,7 @@ def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:
             "or stop after the training with --until train."
         )
     if until in (None, "register"):
-        rule = recipe.promotion
+        rule = recipe.gate
         for metric in (rule.primary_metric, *rule.control_margins, *rule.floors):
             if METRIC_TASKS.get(metric, "caption") not in prompts:
                 raise ConfigError(

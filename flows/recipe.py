@@ -36,7 +36,18 @@ class Recipe(BaseModel):
     featurize: FeatureConfig = FeatureConfig()
     training: TrainConfig
     evaluation: EvaluationConfig = EvaluationConfig()
-    promotion: PromotionRule
+    promotion: PromotionRule | None = None
+    """Needed to register; a recipe that ends with its training has none."""
+
+    @property
+    def gate(self) -> PromotionRule:
+        """Raises ConfigError where the recipe has none."""
+        if self.promotion is None:
+            raise ConfigError(
+                f"recipe {self.name}: the key 'promotion' is missing; expected a rule, since a model is registered by "
+                "one. Add it, or stop earlier with --until evaluate."
+            )
+        return self.promotion
 
     @model_validator(mode="after")
     def _base_where_named(self) -> "Recipe":

@@ -29,7 +29,7 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
         vision_tower=recipe.vision_tower,
         language_model=recipe.language_model,
     )
-    registration = Registration(recipe.promotion, recipe.model_name, parts, evaluation, scores)
+    registration = Registration(recipe.gate, recipe.model_name, parts, evaluation, scores)
     return register(registration, attempt, workspace)
 
 

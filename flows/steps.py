@@ -121,7 +121,7 @@ def _request_register(recipe: Recipe, outputs: Outputs, workspace: Workspace) ->
     from training.register import RegisterNames, register_request
 
     names = RegisterNames(recipe.name, recipe.model_name, without_password(workspace.settings.mlflow))
-    return register_request(recipe.promotion, names, outputs["train"], outputs["evaluate"], workspace.store)
+    return register_request(recipe.gate, names, outputs["train"], outputs["evaluate"], workspace.store)
 
 
 def _register(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace: Workspace) -> Draft:

@@ -136,6 +136,12 @@ def test_a_regime_that_cannot_train_is_refused_before_an_engine_starts(tmp_path:
     assert "example any caption… take" in refused(tmp_path, "run", TINY, *long)
 
 
+def test_a_recipe_without_a_gate_can_be_planned_up_to_its_training_and_is_refused_beyond(tmp_path: Path) -> None:
+    ungated = ("--set", "promotion=null")
+    assert frostline(tmp_path, "plan", TINY, "--until", "train", *ungated).returncode == 0
+    assert "the key 'promotion' is missing" in refused(tmp_path, "run", TINY, *ungated)
+
+
 def test_a_plan_ends_where_it_is_told(tmp_path: Path) -> None:
     done = frostline(tmp_path, "plan", TINY, "--until", "featurize", "--set", "training.objectives={regress: {}}")
     assert done.returncode == 0, done.stderr
