@@ -147,20 +147,21 @@ def run_from_environment(job: TrainJob) -> None:
     if on_gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     timeout = timedelta(seconds=job.resources.rank_timeout_seconds)
-    distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=timeout)
     try:
+        distributed.init_process_group("nccl" if on_gpus else "gloo", timeout=timeout)
         with _asked_to_stop() as asked:
             run_rank(job, _EventLink(asked))
-    except RuntimeError as error:  # of gloo and NCCL
-        if "timed out" not in str(error).lower():
+    except RuntimeError as error:  # of gloo, NCCL and their store
+        if not any(word in str(error).lower() for word in ("timed out", "timeout")):
             raise
         raise PlatformError(
-            f"rank {distributed.get_rank()} waited {timeout.seconds} s for another rank ({last_line(error)}); expected "
-            "all ranks in every global step. Start again to resume from the newest checkpoint; if a rank needs longer, "
+            f"rank {os.environ['RANK']} waited {timeout.seconds} s for another rank ({last_line(error)}); expected all "
+            "ranks in every global step. Start again to resume from the newest checkpoint; if a rank needs longer, "
             "raise rank_timeout_seconds."
         ) from error
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 class _EventLink:

@@ -83,6 +83,7 @@ class ZeroEngine:
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, config)
         self._peaks = [float(group["lr"]) for group in groups]
+        _bound_waiting(timedelta(seconds=resources.rank_timeout_seconds))
         self.engine: Any = _import_deepspeed().initialize(
             model=model,
             optimizer=torch.optim.AdamW(groups, betas=config.betas, fused=True),
@@ -90,7 +91,6 @@ class ZeroEngine:
             dist_init_required=False,
         )[0]
         self.device = torch.device(self.engine.device)
-        _bound_waiting(timedelta(seconds=resources.rank_timeout_seconds))
         self._make_moments()
 
     @property
@@ -244,9 +244,10 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _bound_waiting(longest: timedelta) -> None:
-    """Give every process group this time-out. DeepSpeed's own have torch's thirty minutes, whatever the world's has."""
-    for group in list(distributed_c10d._world.pg_map):
-        distributed_c10d._set_pg_timeout(longest, group)
+    """Give process groups that are still to be made this time-out, as the world has it. DeepSpeed asks for torch's,
+    which is thirty minutes, also while it waits for a rank that was lost before the group was made."""
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, longest)
 
 
 def _import_deepspeed() -> Any:

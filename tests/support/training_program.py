@@ -24,6 +24,7 @@ from training.job import TrainJob
 from training.train import main
 
 CALLS: dict[str, tuple[Any, str]] = {
+    "join": (distributed, "init_process_group"),
     "prepare": (loop, "prepare"),
     "resume": (loop.TrainLoop, "_resume"),
     "enter": (loop, "enter"),

@@ -214,6 +214,19 @@ def test_a_rank_that_waits_for_a_hung_one_ends_after_the_time_out_and_can_be_sta
     assert_same(final(training.again), training.expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["join | 1 | before", "enter | 1 | before"])
+def test_a_rank_that_waits_for_one_that_was_lost_before_the_first_global_step_ends_after_the_time_out(
+    call: str, ranks: Ranks, make_job: MakeJob, tmp_path: Path
+) -> None:
+    """Before the ranks found each other, and before DeepSpeed's own process group stands, for which torch would wait
+    thirty minutes."""
+    job = make_job(tmp_path, CONFIG, {"zero_stage": 2, "num_ranks": 2, "rank_timeout_seconds": 8})
+    for victim in (0, 1):
+        statuses = ranks.run(job, tmp_path, {victim: {"KILL_AT": call}})
+        assert statuses[victim] == KILLED and statuses[1 - victim] in (PlatformError.exit_code, 1)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(("stage", "precision"), WAYS)
 def test_killed_at_every_point_of_a_commit_and_around_the_border_it_ends_with_the_same_weights(
