@@ -1,6 +1,7 @@
 """The `evaluate` step: the test split answered with the right and with swapped images, scored and shown."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from data_prep.dataset import Example, read_examples
 from infra.digests import digest_json
 from infra.disk import scratch_folder
 from infra.errors import ConfigError, DataError
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part
 from infra.ray import run_units
 from infra.record import git_commit, package_versions
 from infra.workspace import Workspace
@@ -18,11 +19,12 @@ from training.answering import Answer, Answerer, Question, questions_of, swapped
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
 from training.gallery import gallery
-from training.report import REPORT_SCHEMA_VERSION, Report, render_report, report_json
-from training.scoring import Scores, score, slices
+from training.report import REPORT_SCHEMA_VERSION, Report, report_json
+from training.report_page import GalleryItem, render_report
+from training.scoring import Scores, by_label, intervals, score, slices
 
 STEP = "evaluate"
-VERSION = 1
+VERSION = 2
 QUESTIONS_PER_UNIT = 512
 
 
@@ -71,32 +73,29 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     asked = {question.example_id for question in questions}
     assert asked <= set(answers), "every question has an answer"
     examples = [example for example in examples if example.example_id in asked]
-    metrics, scores = score(examples, {name: answer.prediction for name, answer in answers.items()})
-    control_metrics, control_scores = score(
-        examples, {name: answer.control_prediction for name, answer in answers.items()}
-    )
+    predictions = {name: answer.prediction for name, answer in answers.items()}
+    metrics, scores = score(examples, predictions)
+    swapped_predictions = {name: answer.control_prediction for name, answer in answers.items()}
+    control_metrics, control_scores = score(examples, swapped_predictions)
+    classes, confusion = by_label(examples, predictions)
     report = Report(
         schema_version=REPORT_SCHEMA_VERSION,
         model_name=inputs.model_name,
         metrics=metrics,
         control=control_metrics,
+        intervals=intervals(examples, scores),
+        control_intervals=intervals(examples, control_scores),
+        classes=classes,
+        confusion=confusion,
         slices=slices(examples, scores, control_scores),
-        num_examples={task: sum(e.task == task for e in examples) for task in sorted({e.task for e in examples})},
+        num_examples=dict(sorted(Counter(example.task for example in examples).items())),
         dataset=inputs.dataset.facts["statistics"],
         curves=_curves(inputs.train, workspace),
         provenance=_provenance(inputs, attempt.request),
     )
     items = gallery(examples, answers, scores, inputs.dataset, workspace.cache, config)
     rows = _prediction_rows(examples, answers, control, (scores, control_scores))
-    with scratch_folder("evaluate") as folder:
-        (folder / "report.json").write_text(report_json(report))
-        (folder / "report.html").write_text(render_report(report, items))
-        _write_predictions(rows, folder / "predictions.parquet")
-        kinds = {"report.json": "report", "report.html": "report", "predictions.parquet": "predictions"}
-        parts = [
-            attempt.add_part(folder / file, kind, len(rows) if kind == "predictions" else 0, name=f"report/{file}")
-            for file, kind in kinds.items()
-        ]
+    parts = _parts(report, items, rows, attempt)
     return Draft(
         parts=parts,
         identity={
@@ -104,8 +103,27 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             "model_digest": inputs.train.identity["model_digest"],
         },
         counts={"rows_out": len(rows)},
-        facts={"metrics": metrics, "control": control_metrics},
+        facts={
+            "metrics": metrics,
+            "control": control_metrics,
+            "intervals": {name: [found.low, found.high] for name, found in report.intervals.items()},
+        },
     )
+
+
+def _parts(
+    report: Report, items: Sequence[GalleryItem], rows: Sequence[Mapping[str, Any]], attempt: Attempt
+) -> list[Part]:
+    """report.json, report.html and, last, predictions.parquet."""
+    with scratch_folder("evaluate") as folder:
+        (folder / "report.json").write_text(report_json(report))
+        (folder / "report.html").write_text(render_report(report, items))
+        _write_predictions(rows, folder / "predictions.parquet")
+        kinds = {"report.json": "report", "report.html": "report", "predictions.parquet": "predictions"}
+        return [
+            attempt.add_part(folder / file, kind, len(rows) if kind == "predictions" else 0, name=f"report/{file}")
+            for file, kind in kinds.items()
+        ]
 
 
 def _test_examples(config: EvaluationConfig, inputs: EvaluationInputs, workspace: Workspace) -> list[Example]:

@@ -11,7 +11,7 @@ from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from training.answering import Answer
 from training.evaluation_config import EvaluationConfig
-from training.report import GalleryItem
+from training.report_page import GalleryItem
 from training.scoring import Scores, headline
 
 MAX_THUMBNAIL_PX = 384

@@ -1,13 +1,22 @@
 """Predictions → scores, per example, per slice and over all. One rule for the model and for its control."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from data_prep.dataset import Example
+from training.metrics.bootstrap import interval
 from training.metrics.captions import caption_exact_match, score_captions
+from training.metrics.classification import ClassificationScores, classification_scores
 from training.metrics.vqa import vqa_accuracy
-from training.report import Slice
+from training.report import ClassScores, Confusion, Range, Slice
 
+CONFIDENCE = 0.95
+MAX_CONFUSED_LABELS = 24
+"""A larger matrix is no picture any more."""
+OTHER = "(no label)"
+"""What a text that is no label counts as."""
+ANSWER_LENGTHS = ((1, "1"), (2, "2"), (3, "3"), (6, "4 to 6"), (12, "7 to 12"))
+"""Words of an example's first target up to which it falls in this slice."""
 MAX_SLICES_PER_ATTRIBUTE = 24
 """An attribute with more values names examples, not slices."""
 MEAN_KEYS = ("accuracy", "vqa_accuracy", "caption_exact_match", "rouge_l", "cider_d")
@@ -22,8 +31,11 @@ def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> tuple[
     metrics: dict[str, float] = {}
     questions = [example for example in examples if example.task == "vqa"]
     captions = [example for example in examples if example.task == "caption"]
-    for example in (example for example in examples if example.task == "classify"):
+    labelled = _labelled(examples)
+    for example in labelled:
         per_example[example.example_id] = {"accuracy": float(predictions[example.example_id] == example.label)}
+    if labelled:
+        metrics |= _classified(labelled, predictions).metrics
     for example in questions:
         accuracy = vqa_accuracy(predictions[example.example_id], example.targets)
         per_example[example.example_id] = {"vqa_accuracy": accuracy}
@@ -38,11 +50,44 @@ def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> tuple[
     return metrics | _means(examples, per_example), per_example
 
 
+def by_label(examples: Sequence[Example], predictions: Mapping[str, str]) -> tuple[list[ClassScores], Confusion | None]:
+    """Scores of each label of `classify`, and which was taken for which where there are few of them."""
+    labelled = _labelled(examples)
+    if not labelled:
+        return [], None
+    found, labels = _classified(labelled, predictions), _labels(labelled)
+    counts = Counter(example.label for example in labelled)
+    classes = [
+        ClassScores(
+            label=label,
+            num_examples=counts[label],
+            **{kind: found.per_class[label][kind] for kind in ("precision", "recall", "f1")},
+        )
+        for label in labels
+    ]
+    if len(labels) > MAX_CONFUSED_LABELS:
+        return classes, None
+    return classes, Confusion(labels=labels, said=[*labels, OTHER], counts=[list(row) for row in found.confusion])
+
+
+def intervals(examples: Sequence[Example], scores: Scores) -> dict[str, Range]:
+    """Of the metrics that are means over examples, images drawn anew."""
+    found: dict[str, Range] = {}
+    for name in MEAN_KEYS:
+        scored = [example for example in examples if name in scores[example.example_id]]
+        if scored:
+            values = [scores[example.example_id][name] for example in scored]
+            between = interval(values, [example.image_id for example in scored], CONFIDENCE)
+            found[name] = Range(low=between.low, high=between.high)
+    return found
+
+
 def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list[Slice]:
-    """Scores by task, by source and by each attribute with few values."""
+    """Scores by task, by source, by length of the answer and by each attribute with few values."""
     groups: dict[tuple[str, str], list[Example]] = defaultdict(list)
     for example in examples:
-        for name, value in {"task": example.task, "source": example.source, **example.attributes}.items():
+        told = {"task": example.task, "source": example.source, "answer_words": _answer_words(example)}
+        for name, value in {**told, **example.attributes}.items():
             groups[(name, value)].append(example)
     values = defaultdict(set)
     for name, value in groups:
@@ -54,6 +99,7 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
             num_examples=len(members),
             metrics=_means(members, scores),
             control=_means(members, control),
+            intervals=intervals(members, scores),
         )
         for (name, value), members in sorted(groups.items())
         if 1 < len(values[name]) <= MAX_SLICES_PER_ATTRIBUTE
@@ -63,6 +109,25 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
 def headline(scores: Mapping[str, float]) -> float:
     """One figure to rank examples by, whatever their task."""
     return next((scores[name] for name in ("vqa_accuracy", "accuracy", "cider_d", "rouge_l") if name in scores), 0.0)
+
+
+def _labelled(examples: Sequence[Example]) -> list[Example]:
+    return [example for example in examples if example.task == "classify"]
+
+
+def _labels(labelled: Sequence[Example]) -> list[str]:
+    return sorted({example.label for example in labelled})
+
+
+def _classified(labelled: Sequence[Example], predictions: Mapping[str, str]) -> ClassificationScores:
+    """A text that is none of the test split's labels counts as no label."""
+    said = [predictions[example.example_id] for example in labelled]
+    return classification_scores([example.label for example in labelled], said, None, _labels(labelled))
+
+
+def _answer_words(example: Example) -> str:
+    num_words = len(example.targets[0].split()) if example.targets else 0
+    return next((told for most, told in ANSWER_LENGTHS if num_words <= most), f"above {ANSWER_LENGTHS[-1][0]}")
 
 
 def _means(examples: Sequence[Example], per_example: Scores) -> dict[str, float]:

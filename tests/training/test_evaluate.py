@@ -122,6 +122,7 @@ def test_every_test_example_is_answered_with_its_image_and_with_another_and_scor
     assert report["num_examples"] == {"caption": 10, "vqa": 10}
     assert {(each["name"], each["value"]) for each in report["slices"]} == {
         ("task", "caption"), ("task", "vqa"), ("parity", "odd"), ("parity", "even"),
+        ("answer_words", "1"), ("answer_words", "3"),
     }  # fmt: skip
     assert report["curves"] == {"loss": [[1, 2.0], [2, 1.0]], "val_loss": [[2, 1.5]]}
     assert report["dataset"] == {"images": 13}

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from infra.errors import DataError
-from training.report import METRIC_NAMES, GalleryItem, Report, Slice, render_report, report_json
+from training.report import ClassScores, Confusion, Range, Report, Slice, report_json
+from training.report_page import METRIC_NAMES, GalleryItem, render_report
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (64).to_bytes(4, "big") + (48).to_bytes(4, "big")
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x.png>"
@@ -26,6 +27,9 @@ def make_report(**changes: Any) -> Report:
             Slice(name="task", value="vqa", num_examples=30, metrics={"vqa_accuracy": 0.9}, control={}),
             Slice(name="question_type", value="count", num_examples=9, metrics={"vqa_accuracy": 0.5}, control={}),
         ],
+        "intervals": {"vqa_accuracy": Range(low=0.71, high=0.89)},
+        "classes": [ClassScores(label="ant", num_examples=7, precision=0.5, recall=0.25, f1=0.333)],
+        "confusion": Confusion(labels=["ant"], said=["ant", "(no label)"], counts=[[3, 4]]),
         "num_examples": {"vqa": 30, "caption": 12345},
         "dataset": {"num_images": 77, "examples": {"train": {"vqa": 1, "caption": 2}, "test": {"vqa": 3}}},
         "curves": {"loss": [(0, 3.0), (10, 1.0), (20, 0.5)], "constant": [(5, 1.0)], "empty": []},
@@ -87,7 +91,20 @@ def test_every_metric_stands_beside_its_control() -> None:
 
 def test_everything_of_the_report_is_on_the_page() -> None:
     html = render_report(make_report(), [make_item()])
-    for text in ("digits", "Question type", "count", "12\u202f345", "77", "ab" * 32, "loss", "constant"):
+    for text in (
+        "71.0\u202f%\u201389.0\u202f%",
+        "ant",
+        "(no label)",
+        "0.333",
+        "digits",
+        "Question type",
+        "count",
+        "12\u202f345",
+        "77",
+        "ab" * 32,
+        "loss",
+        "constant",
+    ):
         assert text in html
     assert len(Page(html).of("svg")) == 2
 

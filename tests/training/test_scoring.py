@@ -6,7 +6,7 @@ import random
 import pytest
 
 from data_prep.dataset import Example
-from training.scoring import MAX_SLICES_PER_ATTRIBUTE, headline, score, slices
+from training.scoring import MAX_SLICES_PER_ATTRIBUTE, OTHER, by_label, headline, intervals, score, slices
 
 
 def vqa(name: str, *answers: str, image: str = "i0", source: str = "one", **attributes: str) -> Example:
@@ -128,6 +128,8 @@ def test_slices_are_by_task_by_source_and_by_attribute() -> None:
         ("source", "two"): 4,
         ("kind", "which"): 1,
         ("kind", "colour"): 2,
+        ("answer_words", "1"): 3,
+        ("answer_words", "3"): 2,
     }
     assert found["task", "vqa"].metrics == {"vqa_accuracy": pytest.approx(2 / 3)}
     assert found["task", "vqa"].control == {"vqa_accuracy": pytest.approx(1 / 3)}
@@ -156,5 +158,29 @@ def test_an_example_is_ranked_by_the_metric_of_its_task() -> None:
 def test_a_label_is_right_or_wrong() -> None:
     examples = [Example(name, name, "classify", "", (name,), "test", "one", label=name) for name in ("cat", "dog")]
     metrics, per_example = score(examples, {"cat": "cat", "dog": "dogs"})
-    assert metrics == {"accuracy": 0.5}
+    assert metrics["accuracy"] == 0.5
+    assert metrics["recall_macro"] == 0.5 and metrics["f1_macro"] == pytest.approx(0.5)
     assert per_example == {"cat": {"accuracy": 1.0}, "dog": {"accuracy": 0.0}}
+    classes, confusion = by_label(examples, {"cat": "cat", "dog": "dogs"})
+    assert [(each.label, each.num_examples, each.recall) for each in classes] == [("cat", 1, 1.0), ("dog", 1, 0.0)]
+    assert confusion is not None and confusion.said == ["cat", "dog", OTHER]
+    assert confusion.counts == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_a_mean_has_an_interval_that_counts_images_and_not_questions() -> None:
+    """Ten questions about each image, all right or all wrong: they are no more than one each."""
+    alone = [vqa(f"q{image}", "7", image=f"i{image}") for image in range(40)]
+    tenfold = [vqa(f"q{image}-{n}", "7", image=f"i{image}") for image in range(40) for n in range(10)]
+
+    def half_right(examples: list[Example]) -> dict[str, str]:
+        return {each.example_id: "7" if int(each.image_id[1:]) % 2 else "no" for each in examples}
+
+    once = intervals(alone, score(alone, half_right(alone))[1])["vqa_accuracy"]
+    often = intervals(tenfold, score(tenfold, half_right(tenfold))[1])["vqa_accuracy"]
+    assert once.low < 0.4 < 0.6 < once.high
+    assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=1e-9)
+    told = {**half_right(alone), "other": "7"}
+    mixed = [*alone, vqa("other", "7", source="two")]
+    _, scores = score(mixed, told)
+    by_source = {each.value: each for each in slices(mixed, scores, scores) if each.name == "source"}
+    assert by_source["one"].intervals["vqa_accuracy"] == once
