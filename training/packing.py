@@ -225,8 +225,9 @@ class _Filler:
     def batch(self, patches_BPV: NDArray[np.float16], view_BPV: NDArray[np.float16] | None) -> PackedBatch:
         numbers_N4 = torch.tensor(self.targets, dtype=torch.long).reshape(-1, 4)
         return PackedBatch(
-            patches_BPV=torch.from_numpy(patches_BPV).float(),
-            view_BPV=None if view_BPV is None else torch.from_numpy(view_BPV).float(),
+            # As stored: a conversion here would compete with the training for its threads, and move twice the bytes.
+            patches_BPV=torch.from_numpy(patches_BPV),
+            view_BPV=None if view_BPV is None else torch.from_numpy(view_BPV),
             image_row_B=torch.from_numpy(self.starts[0]),
             image_place_B=torch.from_numpy(self.starts[1]),
             tokens_RL=torch.from_numpy(self.tokens),

@@ -71,7 +71,9 @@ class PrefixModel(nn.Module):
         """Under the configured precision; regularisers in train mode only."""
         with torch.autocast(batch.tokens_RL.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             regularisers = self.config.regularisers
-            patches_BPV = disturbed(batch.patches_BPV, regularisers) if self.training else batch.patches_BPV
+            patches_BPV = batch.patches_BPV.float()
+            if self.training:
+                patches_BPV = disturbed(patches_BPV, regularisers)
             reads = self.read(batch, patches_BPV)
             losses = self.losses(batch, reads)
             if not self.training:
