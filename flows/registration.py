@@ -19,8 +19,8 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
     evaluation = outputs["evaluate"]
     scores: ModelScores | None = None
     if champion is not None:
-        scores = champion_scores(attempt.store, champion, evaluation)
-        scores = scores or scores_of(evaluate_champion(champion, recipe, outputs, workspace))
+        scores = champion_scores(champion, evaluation, workspace.cache)
+        scores = scores or scores_of(evaluate_champion(champion, recipe, outputs, workspace), workspace.cache)
     parts = VersionParts(
         dataset=outputs["ingest"],
         features=outputs["featurize"],

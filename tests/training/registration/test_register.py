@@ -19,7 +19,15 @@ from infra.workspace import Workspace
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promotion import ControlMargin, PromotionRule
-from training.register import RegisterNames, Registration, champion_of, champion_scores, register, register_request
+from training.register import (
+    RegisterNames,
+    Registration,
+    champion_of,
+    champion_scores,
+    register,
+    register_request,
+    scores_of,
+)
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",
@@ -54,7 +62,7 @@ class Places:
         champion = champion_of(request, store)
         known = champion and self.scores[champion.model_digest]
         registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
-        self.scores[world.parts.train.identity["model_digest"]] = training.register.scores_of(world.evaluation)
+        self.scores[world.parts.train.identity["model_digest"]] = scores_of(world.evaluation, self.workspace.cache)
         return ensure_output(
             store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
         )
@@ -78,7 +86,7 @@ def test_the_first_model_becomes_champion_and_again_is_reused(world: Any, places
         "uri": f"models:/{places.model_name}/1",
         "digest": world.parts.train.identity["model_digest"],
     }
-    assert made.facts["answers_checked"] == {"asked": 4, "agreed": 4}
+    assert made.facts["answers_checked"] == {"asked": 6, "agreed": 6}
     assert places.aliases == {"champion": "1"}
     again, reused = places.register(world)
     assert reused and again == made
@@ -171,16 +179,16 @@ def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, plac
     champion = head(world.store, places.model_name)
     assert champion is not None
     later = world.trained(1).evaluation
-    assert champion_scores(world.store, champion, later) is None
+    assert champion_scores(champion, later, world.cache) is None
     key = f"evaluate/{world.evaluation.fingerprint}/manifest.json"
     world.store.create(key, world.evaluation.model_dump_json().encode())
     log.append(
         world.store, "evaluate", world.evaluation.inputs["model_digest"], {"fingerprint": world.evaluation.fingerprint}
     )
-    found = champion_scores(world.store, champion, later)
+    found = champion_scores(champion, later, world.cache)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
-    assert champion_scores(world.store, champion, other_rows) is None
+    assert champion_scores(champion, other_rows, world.cache) is None
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
