@@ -9,7 +9,7 @@ from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.ledger import LedgerEntry
 from training.promotion import ModelScores
-from training.register import Registration, champion_of, champion_scores, register, scores_of
+from training.register import Registration, champion_of, champion_scores, register
 from training.version import VersionParts
 
 
@@ -20,7 +20,9 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
     scores: ModelScores | None = None
     if champion is not None:
         scores = champion_scores(champion, evaluation, workspace.cache)
-        scores = scores or scores_of(evaluate_champion(champion, recipe, outputs, workspace), workspace.cache)
+        if scores is None:
+            evaluate_champion(champion, recipe, outputs, workspace)
+            scores = champion_scores(champion, evaluation, workspace.cache)
     parts = VersionParts(
         dataset=outputs["ingest"],
         features=outputs["featurize"],

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.errors import ConfigError, IntegrityError
+
+if TYPE_CHECKING:
+    from training.metrics.bootstrap import PairedGain
 
 Alias = Literal["champion", "challenger"]
 MetricName = Literal[
@@ -74,6 +77,9 @@ class PromotionRule(BaseModel):
     floors: dict[MetricName, float] = {}
     slice_floors: tuple[SliceFloor, ...] = ()
     """A better mean can hide a kind of example that got worse."""
+    forgetting: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """What the primary metric may lose at most, and surely so, on the examples that the champion was first tested on.
+    New kinds of example can hide that old ones are forgotten. None allows any loss."""
 
     _can_be_resampled = field_validator("primary_metric")(_with_example_scores)
 
@@ -102,6 +108,8 @@ class ModelScores:
     metrics: Mapping[str, float]
     control: Mapping[str, float]
     examples: Sequence[ExampleScores]
+    first_tested_on: frozenset[str] = frozenset()
+    """Ids of the examples of the model's first evaluation; today's test rows may be others. Only asked of a champion."""
 
 
 class Promotion(BaseModel):
@@ -133,12 +141,15 @@ def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule
     if champion is None:
         reasons.append("there is no champion yet, so this model becomes it")
         return Promotion(case="no_champion", promoted=True, alias="champion", reasons=reasons)
-    wins, reason = _against_champion(champion, challenger, rule)
+    gains, gain_reason = _against_champion(champion, challenger, rule)
+    remembers, memory_reasons = _against_forgetting(champion, challenger, rule)
+    wins = gains and remembers
+    verdict = "so it replaces the champion" if wins else "so the champion stays"
     return Promotion(
         case="wins" if wins else "loses",
         promoted=wins,
         alias="champion" if wins else "challenger",
-        reasons=[*reasons, reason],
+        reasons=[*reasons, gain_reason, *memory_reasons, verdict],
     )
 
 
@@ -195,41 +206,69 @@ def _against_slice_floors(scores: ModelScores, rule: PromotionRule) -> tuple[boo
 
 
 def _against_champion(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, str]:
-    from training.metrics.bootstrap import paired_gain
-
     name = rule.primary_metric
     new, old = _of(challenger.metrics, name, "metrics"), _of(champion.metrics, name, "champion's metrics")
-    ours, theirs = _by_example(challenger, name), _by_example(champion, name)
-    if ours.keys() != theirs.keys():
+    pairs = _pairs(champion, challenger, name)
+    found = _gain(pairs, rule, above=rule.minimum_gain)
+    told = f"{name} is {new:.4f} against the champion's {old:.4f} {_told(found, len(pairs), rule)}"
+    if found.num_images < MINIMUM_IMAGES:
+        return False, f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"
+    holds = min(found.gain, found.interval.low) > rule.minimum_gain
+    asked = f"{'surely' if holds else 'not surely'} above the asked {rule.minimum_gain:.4f}"
+    return holds, f"{told}; that is {asked} (probability {found.probability:.3f})"
+
+
+def _against_forgetting(
+    champion: ModelScores, challenger: ModelScores, rule: PromotionRule
+) -> tuple[bool, list[str]]:
+    if rule.forgetting is None:
+        return True, []
+    name = rule.primary_metric
+    pairs = [pair for pair in _pairs(champion, challenger, name) if pair[0].example_id in champion.first_tested_on]
+    if not pairs:
+        return False, [f"none of the examples that the champion was first tested on has a score of {name} today"]
+    found = _gain(pairs, rule, above=-rule.forgetting)
+    told = f"where the champion was first tested, {name} changes {_told(found, len(pairs), rule)}"
+    if found.num_images < MINIMUM_IMAGES:
+        return False, [f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"]
+    holds = found.interval.low >= -rule.forgetting
+    return holds, [f"{told}; a loss above {rule.forgetting:.4f} is {'' if holds else 'not '}ruled out"]
+
+
+def _pairs(
+    champion: ModelScores, challenger: ModelScores, metric: str
+) -> list[tuple[ExampleScores, ExampleScores]]:
+    """Each example that has the metric, as (champion, challenger) answered it."""
+    old, new = (
+        {example.example_id: example for example in scores.examples if metric in example.scores}
+        for scores in (champion, challenger)
+    )
+    if old.keys() != new.keys():
         raise IntegrityError(
-            f"promotion: {len(ours.keys() - theirs.keys())} examples with a score of {name} are the challenger's only "
-            f"and {len(theirs.keys() - ours.keys())} the champion's only; expected the same examples of both. Evaluate "
-            "both on the same test rows: remove the champion's evaluation of them and start again."
+            f"promotion: {len(new.keys() - old.keys())} examples with a score of {metric} are the challenger's only "
+            f"and {len(old.keys() - new.keys())} the champion's only; expected the same examples of both. Evaluate "
+            "both on the same test rows: start again with --force evaluate."
         )
-    ids = sorted(ours)
-    found = paired_gain(
-        [theirs[each].scores[name] for each in ids],
-        [ours[each].scores[name] for each in ids],
-        [ours[each].image_id for each in ids],
+    return [(old[each], new[each]) for each in sorted(old)]
+
+
+def _gain(pairs: Sequence[tuple[ExampleScores, ExampleScores]], rule: PromotionRule, above: float) -> "PairedGain":
+    from training.metrics.bootstrap import paired_gain
+
+    return paired_gain(
+        [old.scores[rule.primary_metric] for old, _ in pairs],
+        [new.scores[rule.primary_metric] for _, new in pairs],
+        [new.image_id for _, new in pairs],
         rule.confidence,
-        above=rule.minimum_gain,
+        above=above,
     )
-    enough = found.num_images >= MINIMUM_IMAGES
-    wins = enough and min(found.gain, found.interval.low) > rule.minimum_gain
-    told = (
-        f"{name} is {new:.4f} against the champion's {old:.4f} on {len(ids)} examples of {found.num_images} images: "
-        f"a gain of {found.gain:+.4f}, {100 * rule.confidence:g} % interval {found.interval.low:+.4f} to "
-        f"{found.interval.high:+.4f}"
-    )
-    if not enough:
-        return False, f"{told}; {MINIMUM_IMAGES} images are needed for a confidence, so the champion stays"
-    asked = f"{'is' if wins else 'is not'} surely above the asked {rule.minimum_gain:.4f}"
-    verdict = "so it replaces the champion" if wins else "so the champion stays"
-    return wins, f"{told}; it {asked} (probability {found.probability:.3f}), {verdict}"
 
 
-def _by_example(scores: ModelScores, metric: str) -> dict[str, ExampleScores]:
-    return {example.example_id: example for example in scores.examples if metric in example.scores}
+def _told(found: "PairedGain", num_examples: int, rule: PromotionRule) -> str:
+    return (
+        f"on {num_examples} examples of {found.num_images} images: a gain of {found.gain:+.4f}, "
+        f"{100 * rule.confidence:g} % interval {found.interval.low:+.4f} to {found.interval.high:+.4f}"
+    )
 
 
 def _verdict(holds: bool) -> str:

@@ -6,7 +6,7 @@ aliases are set to what the ledger says. Only the manifest, written after all of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra import log
@@ -103,15 +103,17 @@ def scores_of(evaluation: Manifest, cache: PartCache) -> ModelScores:
 
 def champion_scores(champion: LedgerEntry, evaluation: Manifest, cache: PartCache) -> ModelScores | None:
     """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first."""
-    for entry in reversed(log.entries(cache.store, evaluation.step, champion.model_digest)):
-        found = read_manifest(cache.store, f"{evaluation.step}/{entry['fingerprint']}/manifest.json")
+    entries = log.entries(cache.store, evaluation.step, champion.model_digest)
+    keys = [f"{evaluation.step}/{entry['fingerprint']}/manifest.json" for entry in entries]
+    found_or_gone = [read_manifest(cache.store, key) for key in keys]
+    kept = [found for found in found_or_gone if found and found.inputs["model_digest"] == champion.model_digest]
+    for found in reversed(kept):
         if (
-            found is not None
-            and found.inputs["model_digest"] == champion.model_digest
-            and found.inputs["test_digest"] == evaluation.inputs["test_digest"]
+            found.inputs["test_digest"] == evaluation.inputs["test_digest"]
             and (found.step_version, found.config) == (evaluation.step_version, evaluation.config)
         ):
-            return scores_of(found, cache)
+            first = scores_of(kept[0], cache).examples
+            return replace(scores_of(found, cache), first_tested_on=frozenset(each.example_id for each in first))
     return None
 
 

@@ -83,12 +83,12 @@ def test_a_control_of_zero_passes_for_any_positive_score() -> None:
 def test_a_better_model_replaces_the_champion() -> None:
     found = decide_promotion(scores("old", 0.80), scores("new", 0.84), RULE)
     assert (found.case, found.promoted, found.alias) == ("wins", True, "champion")
-    reason = found.reasons[-1]
-    assert reason.startswith(
+    assert found.reasons[-2].startswith(
         "vqa_accuracy is 0.8400 against the champion's 0.8000 on 1000 examples of 250 images: a gain of +0.0400, "
         "95 % interval +0.0"
     )
-    assert "it is surely above the asked 0.0100 (probability 1.000), so it replaces the champion" in reason
+    assert found.reasons[-2].endswith("that is surely above the asked 0.0100 (probability 1.000)")
+    assert found.reasons[-1] == "so it replaces the champion"
 
 
 def test_a_gain_that_may_be_chance_does_not_win_and_a_lower_confidence_lets_it() -> None:
@@ -96,7 +96,7 @@ def test_a_gain_that_may_be_chance_does_not_win_and_a_lower_confidence_lets_it()
     rule = RULE.model_copy(update={"minimum_gain": 0.0})
     found = decide_promotion(old, new, rule)
     assert (found.case, found.alias) == ("loses", "challenger")
-    assert "is not surely above the asked 0.0000" in found.reasons[-1]
+    assert "not surely above the asked 0.0000" in found.reasons[-2]
     assert decide_promotion(old, new, rule.model_copy(update={"confidence": 0.5})).case == "wins"
 
 
@@ -125,8 +125,8 @@ def test_a_few_images_give_no_confidence_however_large_the_gain() -> None:
     )
     found = decide_promotion(old, new, rule)
     assert found.case == "loses"
-    assert "on 36 examples of 9 images" in found.reasons[-1]
-    assert "10 images are needed for a confidence" in found.reasons[-1]
+    assert "on 36 examples of 9 images" in found.reasons[-2]
+    assert "10 images are needed for a confidence" in found.reasons[-2]
 
 
 def test_models_scored_on_other_examples_are_not_compared() -> None:
@@ -189,6 +189,31 @@ def test_below_a_floor_nothing_serves() -> None:
     found = decide_promotion(None, scores("a", 0.8), rule)
     assert (found.case, found.alias) == ("fails_floor", None)
     assert "cider_d is 3.0000, below the required 4.0000" in found.reasons
+
+
+def test_a_gain_on_new_examples_does_not_excuse_forgetting_the_old() -> None:
+    """On 400 examples, those the champion was first tested on, the challenger loses 0.1; on the rest it gains 0.2."""
+    at = np.arange(NUM_EXAMPLES)
+    champion = replace(
+        answered("old", at % 10 < 8, 4), first_tested_on=frozenset(f"example {each}" for each in range(400))
+    )
+    challenger = answered("new", (at % 10 < 7) | (at >= 400), 4)
+    rule = RULE.model_copy(update=ONLY_THE_GAIN)
+    assert decide_promotion(champion, challenger, rule).case == "wins"
+    assert decide_promotion(champion, challenger, rule.model_copy(update={"forgetting": 0.2})).case == "wins"
+    found = decide_promotion(champion, challenger, rule.model_copy(update={"forgetting": 0.02}))
+    assert (found.case, found.promoted, found.alias) == ("loses", False, "challenger")
+    told = "where the champion was first tested, vqa_accuracy changes on 400 examples of 100 images: a gain of -0.1000"
+    assert found.reasons[-2].startswith(told)
+    assert found.reasons[-2].endswith("a loss above 0.0200 is not ruled out")
+    assert found.reasons[-1] == "so the champion stays"
+
+
+def test_where_no_old_example_is_left_forgetting_cannot_be_ruled_out() -> None:
+    rule = RULE.model_copy(update={"forgetting": 1.0})
+    found = decide_promotion(scores("old", 0.80), scores("new", 0.90), rule)
+    assert found.case == "loses"
+    assert "none of the examples that the champion was first tested on has a score of vqa_accuracy" in found.reasons[-2]
 
 
 def test_a_slice_below_its_floor_keeps_a_better_model_from_serving() -> None:

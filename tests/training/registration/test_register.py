@@ -10,7 +10,7 @@ import pytest
 
 import training.register
 from infra.errors import IntegrityError, PlatformError
-from infra.outputs import Attempt, Manifest, ensure_output
+from infra.outputs import Attempt, Manifest, ensure_output, upload_part
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
@@ -187,8 +187,35 @@ def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, plac
     )
     found = champion_scores(champion, later, world.cache)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
+    assert found.first_tested_on == {str(number) for number in range(12)}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
     assert champion_scores(champion, other_rows, world.cache) is None
+
+
+def test_the_champion_was_first_tested_on_the_examples_of_its_oldest_evaluation(
+    world: Any, places: Places, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    from infra import log
+
+    places.register(world)
+    champion = head(world.store, places.model_name)
+    assert champion is not None
+    now = world.evaluation
+    table = pq.read_table(world.cache.path("evaluate", now.parts[0])).slice(0, 3)
+    pq.write_table(table, tmp_path / "old.parquet")
+    old = now.model_dump(mode="json", exclude={"digest"})
+    old["fingerprint"], old["inputs"]["test_digest"] = "0" * 64, "other"
+    part = upload_part(world.store, "evaluate", tmp_path / "old.parquet", "predictions", 3)
+    old["draft"]["parts"] = [part.model_dump()]
+    for evaluation in (Manifest.model_validate(old), now):
+        world.store.create(f"evaluate/{evaluation.fingerprint}/manifest.json", evaluation.model_dump_json().encode())
+        log.append(world.store, "evaluate", champion.model_digest, {"fingerprint": evaluation.fingerprint})
+    found = champion_scores(champion, now, world.cache)
+    assert found is not None
+    assert found.first_tested_on == {"0", "1", "2"}
+    assert len(found.examples) == 12
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
