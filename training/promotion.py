@@ -109,7 +109,7 @@ class ModelScores:
     control: Mapping[str, float]
     examples: Sequence[ExampleScores]
     first_tested_on: frozenset[str] = frozenset()
-    """Ids of the examples of the model's first evaluation; today's test rows may be others. Only asked of a champion."""
+    """Ids of the examples of the model's first evaluation; today's may be others. Only asked of a champion."""
 
 
 class Promotion(BaseModel):
@@ -218,9 +218,7 @@ def _against_champion(champion: ModelScores, challenger: ModelScores, rule: Prom
     return holds, f"{told}; that is {asked} (probability {found.probability:.3f})"
 
 
-def _against_forgetting(
-    champion: ModelScores, challenger: ModelScores, rule: PromotionRule
-) -> tuple[bool, list[str]]:
+def _against_forgetting(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
     if rule.forgetting is None:
         return True, []
     name = rule.primary_metric
@@ -235,9 +233,7 @@ def _against_forgetting(
     return holds, [f"{told}; a loss above {rule.forgetting:.4f} is {'' if holds else 'not '}ruled out"]
 
 
-def _pairs(
-    champion: ModelScores, challenger: ModelScores, metric: str
-) -> list[tuple[ExampleScores, ExampleScores]]:
+def _pairs(champion: ModelScores, challenger: ModelScores, metric: str) -> list[tuple[ExampleScores, ExampleScores]]:
     """Each example that has the metric, as (champion, challenger) answered it."""
     old, new = (
         {example.example_id: example for example in scores.examples if metric in example.scores}

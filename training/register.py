@@ -108,9 +108,9 @@ def champion_scores(champion: LedgerEntry, evaluation: Manifest, cache: PartCach
     found_or_gone = [read_manifest(cache.store, key) for key in keys]
     kept = [found for found in found_or_gone if found and found.inputs["model_digest"] == champion.model_digest]
     for found in reversed(kept):
-        if (
-            found.inputs["test_digest"] == evaluation.inputs["test_digest"]
-            and (found.step_version, found.config) == (evaluation.step_version, evaluation.config)
+        if found.inputs["test_digest"] == evaluation.inputs["test_digest"] and (found.step_version, found.config) == (
+            evaluation.step_version,
+            evaluation.config,
         ):
             first = scores_of(kept[0], cache).examples
             return replace(scores_of(found, cache), first_tested_on=frozenset(each.example_id for each in first))

@@ -84,8 +84,8 @@ def _by_cluster(values: ArrayLike, clusters: Sequence[str]) -> tuple[NDArray[np.
     names, of_row = np.unique(np.asarray(clusters), return_inverse=True)
     # Sums of sorted values: the order of the rows cannot show in the last bits.
     order = np.lexsort((rows, of_row))
-    sums = np.bincount(of_row[order], weights=rows[order], minlength=len(names))
-    return sums, np.bincount(of_row, minlength=len(names))
+    sums = np.bincount(of_row[order], weights=rows[order], minlength=len(names)).astype(np.float64)
+    return sums, np.bincount(of_row, minlength=len(names)).astype(np.int64)
 
 
 def _resampled_means(sums: NDArray[np.float64], sizes: NDArray[np.int64], seed: int) -> NDArray[np.float64]:

@@ -47,11 +47,11 @@ def calibration(confidences: Sequence[float], correct: Sequence[float], num_bins
     edges = np.linspace(0, 1, num_bins + 1)
     of_row = np.searchsorted(edges[1:-1], np.asarray(confidences, np.float64), side="left")
     bins, error = [], 0.0
-    for number in np.unique(of_row):
-        rows = np.flatnonzero(of_row == number)
+    for number in np.unique(of_row).tolist():
+        rows: list[int] = np.flatnonzero(of_row == number).tolist()
         # Exactly rounded sums, so that the order of the rows cannot show in the last bits.
-        confident = math.fsum(float(confidences[row]) for row in rows)
-        right = math.fsum(float(correct[row]) for row in rows)
+        confident = math.fsum(confidences[row] for row in rows)
+        right = math.fsum(correct[row] for row in rows)
         error += abs(right - confident) / len(correct)
         low, high = float(edges[number]), float(edges[number + 1])
         bins.append(CalibrationBin(low, high, len(rows), confident / len(rows), right / len(rows)))

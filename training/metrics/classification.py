@@ -71,7 +71,8 @@ def _codes(
     """Places in `names`; one past the last for a prediction that is no class."""
     if len(labels) != len(predictions) or not labels:
         raise DataError(
-            f"found {len(labels)} labels and {len(predictions)} predictions; expected as many of each, and at least one."
+            f"found {len(labels)} labels and {len(predictions)} predictions; expected as many of each, and at least "
+            "one. Pass one prediction for each label."
         )
     places = {name: place for place, name in enumerate(names)}
     unknown = sorted(set(labels) - set(names))
