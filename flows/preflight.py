@@ -18,8 +18,7 @@ def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:
             "or stop after the training with --until train."
         )
     if until in (None, "register"):
-        rule = recipe.gate
-        for metric in (rule.primary_metric, *rule.control_margins, *rule.floors):
+        for metric in recipe.gate.metrics:
             if METRIC_TASKS.get(metric, "caption") not in prompts:
                 raise ConfigError(
                     f"promotion asks for {metric}, which is a metric of {METRIC_TASKS.get(metric, 'caption')}, and "

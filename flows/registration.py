@@ -9,7 +9,7 @@ from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.ledger import LedgerEntry
 from training.promotion import ModelScores
-from training.register import Registration, champion_of, champion_scores, register, scores_of
+from training.register import Registration, champion_of, champion_scores, register
 from training.version import VersionParts
 
 
@@ -19,8 +19,10 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
     evaluation = outputs["evaluate"]
     scores: ModelScores | None = None
     if champion is not None:
-        scores = champion_scores(attempt.store, champion, evaluation)
-        scores = scores or scores_of(evaluate_champion(champion, recipe, outputs, workspace))
+        scores = champion_scores(champion, evaluation, workspace.cache)
+        if scores is None:
+            evaluate_champion(champion, recipe, outputs, workspace)
+            scores = champion_scores(champion, evaluation, workspace.cache)
     parts = VersionParts(
         dataset=outputs["ingest"],
         features=outputs["featurize"],

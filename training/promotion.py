@@ -1,20 +1,28 @@
 """Which of two models serves: a pure function of scores and a rule, which returns its reasons in words."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, IntegrityError
+
+if TYPE_CHECKING:
+    from training.metrics.bootstrap import PairedGain
 
 Alias = Literal["champion", "challenger"]
 MetricName = Literal[
     "accuracy", "vqa_accuracy", "caption_exact_match", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"
 ]
 """What an evaluation can measure. A name outside this list would only be noticed after the training."""
+EXAMPLE_METRICS = ("accuracy", "vqa_accuracy", "caption_exact_match", "rouge_l", "cider_d")
+"""Those whose value over a set is the mean of its examples': BLEU pools n-grams over all of them."""
 METRIC_TASKS = {"accuracy": "classify", "vqa_accuracy": "vqa"}
 """The task that gives a metric; all others are of captions."""
+MINIMUM_IMAGES = 10
+"""With fewer, a bootstrap's interval is too narrow, and more than 5 % of equal models would seem better."""
 
 
 class ControlMargin(BaseModel):
@@ -31,6 +39,28 @@ class ControlMargin(BaseModel):
         return self
 
 
+def _with_example_scores(metric: str) -> str:
+    if metric not in EXAMPLE_METRICS:
+        raise ValueError(
+            f"{metric} is one figure for all examples, from which neither a confidence nor a slice can be computed; "
+            f"expected one of {', '.join(EXAMPLE_METRICS)}"
+        )
+    return metric
+
+
+class SliceFloor(BaseModel):
+    """The least that the examples which share one value of one attribute must score."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    attribute: str
+    """One of the examples' attributes, or `task`."""
+    value: str
+    metric: MetricName
+    floor: float = Field(allow_inf_nan=False)
+
+    _can_be_sliced = field_validator("metric")(_with_example_scores)
+
+
 class PromotionRule(BaseModel):
     """When a model may serve. Section `promotion` of a recipe."""
 
@@ -38,10 +68,36 @@ class PromotionRule(BaseModel):
     primary_metric: MetricName
     """The metric in which a challenger must beat the champion."""
     minimum_gain: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """A gain of exactly zero never promotes."""
+    """The gain must be above this, and surely so. A gain of exactly zero never promotes."""
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    """Of the gain's two-sided interval, whose lower end decides: so of 100 challengers that are no better, about
+    100 * (1 - confidence) / 2 are promoted."""
     control_margins: dict[MetricName, ControlMargin] = Field(min_length=1)
     """A model that answers as well about another picture does not look, whatever its score."""
     floors: dict[MetricName, float] = {}
+    slice_floors: tuple[SliceFloor, ...] = ()
+    """A better mean can hide a kind of example that got worse."""
+    forgetting: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """What the primary metric may lose at most, and surely so, on the examples that the champion was first tested on.
+    New kinds of example can hide that old ones are forgotten. None allows any loss."""
+
+    _can_be_resampled = field_validator("primary_metric")(_with_example_scores)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that the rule asks for."""
+        sliced = (each.metric for each in self.slice_floors)
+        return (self.primary_metric, *self.control_margins, *self.floors, *sliced)
+
+
+@dataclass(frozen=True)
+class ExampleScores:
+    """One test example: what it is and how it was answered."""
+
+    example_id: str
+    image_id: str
+    scores: Mapping[str, float]
+    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,6 +107,9 @@ class ModelScores:
     model_digest: str
     metrics: Mapping[str, float]
     control: Mapping[str, float]
+    examples: Sequence[ExampleScores]
+    first_tested_on: frozenset[str] = frozenset()
+    """Ids of the examples of the model's first evaluation; today's may be others. Only asked of a champion."""
 
 
 class Promotion(BaseModel):
@@ -66,26 +125,31 @@ class Promotion(BaseModel):
 
 
 def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule: PromotionRule) -> Promotion:
-    """Raises ConfigError where the rule names a metric that was not measured."""
+    """Raises ConfigError where the rule names a metric or a slice that was not measured, IntegrityError where the
+    two were scored on other examples."""
     if champion is not None and champion.model_digest == challenger.model_digest:
         reason = "this model is the champion already; nothing changes"
         return Promotion(case="is_champion", promoted=False, alias="champion", reasons=[reason])
     control_passed, control_reasons = _against_control(challenger, rule)
     floors_passed, floor_reasons = _against_floors(challenger, rule)
-    reasons = control_reasons + floor_reasons
+    slices_passed, slice_reasons = _against_slice_floors(challenger, rule)
+    reasons = control_reasons + floor_reasons + slice_reasons
     if not control_passed:
         return Promotion(case="fails_control", promoted=False, alias=None, reasons=reasons)
-    if not floors_passed:
+    if not (floors_passed and slices_passed):
         return Promotion(case="fails_floor", promoted=False, alias=None, reasons=reasons)
     if champion is None:
         reasons.append("there is no champion yet, so this model becomes it")
         return Promotion(case="no_champion", promoted=True, alias="champion", reasons=reasons)
-    wins, reason = _against_champion(champion, challenger, rule)
+    gains, gain_reason = _against_champion(champion, challenger, rule)
+    remembers, memory_reasons = _against_forgetting(champion, challenger, rule)
+    wins = gains and remembers
+    verdict = "so it replaces the champion" if wins else "so the champion stays"
     return Promotion(
         case="wins" if wins else "loses",
         promoted=wins,
         alias="champion" if wins else "challenger",
-        reasons=[*reasons, reason],
+        reasons=[*reasons, gain_reason, *memory_reasons, verdict],
     )
 
 
@@ -118,14 +182,89 @@ def _against_floors(scores: ModelScores, rule: PromotionRule) -> tuple[bool, lis
     return passed, reasons
 
 
+def _against_slice_floors(scores: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
+    passed, reasons = True, []
+    for asked in rule.slice_floors:
+        found = [
+            example.scores[asked.metric]
+            for example in scores.examples
+            if example.attributes.get(asked.attribute) == asked.value and asked.metric in example.scores
+        ]
+        where = f"{asked.attribute}={asked.value}"
+        if not found:
+            raise ConfigError(
+                f"promotion.slice_floors: no test example with {where} has a score of {asked.metric}; expected some. "
+                "Correct the rule or the test split."
+            )
+        value = math.fsum(found) / len(found)
+        passed &= value >= asked.floor
+        reasons.append(
+            f"{asked.metric} is {value:.4f} on the {len(found)} examples with {where}, "
+            f"{_verdict(value >= asked.floor)} {asked.floor:.4f}"
+        )
+    return passed, reasons
+
+
 def _against_champion(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, str]:
     name = rule.primary_metric
     new, old = _of(challenger.metrics, name, "metrics"), _of(champion.metrics, name, "champion's metrics")
-    gain = new - old
-    wins = gain > 0 and gain >= rule.minimum_gain
-    needed = f"at least {rule.minimum_gain:.4f}" if rule.minimum_gain else "more than zero"
-    verdict = "so it replaces the champion" if wins else "so the champion stays"
-    return wins, f"{name} is {new:.4f} against the champion's {old:.4f}: {gain:+.4f} where {needed} is asked, {verdict}"
+    pairs = _pairs(champion, challenger, name)
+    found = _gain(pairs, rule, above=rule.minimum_gain)
+    told = f"{name} is {new:.4f} against the champion's {old:.4f} {_told(found, len(pairs), rule)}"
+    if found.num_images < MINIMUM_IMAGES:
+        return False, f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"
+    holds = min(found.gain, found.interval.low) > rule.minimum_gain
+    asked = f"{'surely' if holds else 'not surely'} above the asked {rule.minimum_gain:.4f}"
+    return holds, f"{told}; that is {asked} (probability {found.probability:.3f})"
+
+
+def _against_forgetting(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
+    if rule.forgetting is None:
+        return True, []
+    name = rule.primary_metric
+    pairs = [pair for pair in _pairs(champion, challenger, name) if pair[0].example_id in champion.first_tested_on]
+    if not pairs:
+        return False, [f"none of the examples that the champion was first tested on has a score of {name} today"]
+    found = _gain(pairs, rule, above=-rule.forgetting)
+    told = f"where the champion was first tested, {name} changes {_told(found, len(pairs), rule)}"
+    if found.num_images < MINIMUM_IMAGES:
+        return False, [f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"]
+    holds = found.interval.low >= -rule.forgetting
+    return holds, [f"{told}; a loss above {rule.forgetting:.4f} is {'' if holds else 'not '}ruled out"]
+
+
+def _pairs(champion: ModelScores, challenger: ModelScores, metric: str) -> list[tuple[ExampleScores, ExampleScores]]:
+    """Each example that has the metric, as (champion, challenger) answered it."""
+    old, new = (
+        {example.example_id: example for example in scores.examples if metric in example.scores}
+        for scores in (champion, challenger)
+    )
+    if old.keys() != new.keys():
+        raise IntegrityError(
+            f"promotion: {len(new.keys() - old.keys())} examples with a score of {metric} are the challenger's only "
+            f"and {len(old.keys() - new.keys())} the champion's only; expected the same examples of both. Evaluate "
+            "both on the same test rows: start again with --force evaluate."
+        )
+    return [(old[each], new[each]) for each in sorted(old)]
+
+
+def _gain(pairs: Sequence[tuple[ExampleScores, ExampleScores]], rule: PromotionRule, above: float) -> "PairedGain":
+    from training.metrics.bootstrap import paired_gain
+
+    return paired_gain(
+        [old.scores[rule.primary_metric] for old, _ in pairs],
+        [new.scores[rule.primary_metric] for _, new in pairs],
+        [new.image_id for _, new in pairs],
+        rule.confidence,
+        above=above,
+    )
+
+
+def _told(found: "PairedGain", num_examples: int, rule: PromotionRule) -> str:
+    return (
+        f"on {num_examples} examples of {found.num_images} images: a gain of {found.gain:+.4f}, "
+        f"{100 * rule.confidence:g} % interval {found.interval.low:+.4f} to {found.interval.high:+.4f}"
+    )
 
 
 def _verdict(holds: bool) -> str:

@@ -6,7 +6,7 @@ aliases are set to what the ledger says. Only the manifest, written after all of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from infra import log
@@ -14,17 +14,18 @@ from infra.digests import canonical_json, digest_bytes, digest_json
 from infra.disk import scratch_folder
 from infra.errors import PlatformError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
+from infra.part_cache import PartCache
 from infra.store import Store
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
 from training.ledger import LedgerEntry, append_promotion, head, history
-from training.promotion import ModelScores, Promotion, PromotionRule, decide_promotion
+from training.promotion import ExampleScores, ModelScores, Promotion, PromotionRule, decide_promotion
 
 if TYPE_CHECKING:
     from training.version import VersionParts
 
 STEP = "register"
-VERSION = 1
+VERSION = 2
 NO_CHAMPION = "none"
 
 
@@ -80,22 +81,39 @@ def champion_of(request: OutputRequest, store: Store) -> LedgerEntry | None:
     return next((entry for entry in entries if entry.model_digest == wanted), None)
 
 
-def scores_of(evaluation: Manifest) -> ModelScores:
+def scores_of(evaluation: Manifest, cache: PartCache) -> ModelScores:
+    """Raises IntegrityError where the predictions are damaged."""
+    import pyarrow.parquet as pq
+
+    (part,) = evaluation.parts_of("predictions")
+    columns = ["example_id", "image_id", "task", "scores", "attributes"]
+    rows = pq.read_table(cache.path(evaluation.step, part), columns=columns).to_pylist()
+    examples = [
+        ExampleScores(
+            row["example_id"],
+            row["image_id"],
+            dict(row["scores"] or ()),
+            {**dict(row["attributes"] or ()), "task": row["task"]},
+        )
+        for row in rows
+    ]
     facts = evaluation.facts
-    return ModelScores(evaluation.identity["model_digest"], facts["metrics"], facts["control"])
+    return ModelScores(evaluation.identity["model_digest"], facts["metrics"], facts["control"], examples)
 
 
-def champion_scores(store: Store, champion: LedgerEntry, evaluation: Manifest) -> ModelScores | None:
+def champion_scores(champion: LedgerEntry, evaluation: Manifest, cache: PartCache) -> ModelScores | None:
     """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first."""
-    for entry in reversed(log.entries(store, evaluation.step, champion.model_digest)):
-        found = read_manifest(store, f"{evaluation.step}/{entry['fingerprint']}/manifest.json")
-        if (
-            found is not None
-            and found.inputs["model_digest"] == champion.model_digest
-            and found.inputs["test_digest"] == evaluation.inputs["test_digest"]
-            and (found.step_version, found.config) == (evaluation.step_version, evaluation.config)
+    entries = log.entries(cache.store, evaluation.step, champion.model_digest)
+    keys = [f"{evaluation.step}/{entry['fingerprint']}/manifest.json" for entry in entries]
+    found_or_gone = [read_manifest(cache.store, key) for key in keys]
+    kept = [found for found in found_or_gone if found and found.inputs["model_digest"] == champion.model_digest]
+    for found in reversed(kept):
+        if found.inputs["test_digest"] == evaluation.inputs["test_digest"] and (found.step_version, found.config) == (
+            evaluation.step_version,
+            evaluation.config,
         ):
-            return scores_of(found)
+            first = scores_of(kept[0], cache).examples
+            return replace(scores_of(found, cache), first_tested_on=frozenset(each.example_id for each in first))
     return None
 
 
@@ -105,7 +123,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     from training.version import check_answers, ensure_version
 
     before = _head_decided_against(registration, attempt)
-    challenger = scores_of(registration.evaluation)
+    challenger = scores_of(registration.evaluation, workspace.cache)
     promotion = decide_promotion(registration.champion, challenger, registration.rule)
     registry = Registry(workspace.settings.mlflow)
     version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)

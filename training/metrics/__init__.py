@@ -1,1 +1,1 @@
-"""Scores of generated text, as pure functions of predictions and references."""
+"""Scores and how sure they are, as pure functions of predictions and references."""

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,19 @@ REFERENCES = [
 ]
 
 
+def our_tokens(captions: list[str]) -> list[Sequence[str]]:
+    return [tokenize_caption(caption) for caption in captions]
+
+
 def official_scores(
-    predictions: list[str], references: list[list[str]]
+    predictions: list[str],
+    references: list[list[str]],
+    tokens_of: Callable[[list[str]], Sequence[Sequence[str]]] = our_tokens,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Corpus and single scores of pycocoevalcap's own scorers, on our tokens."""
-    gts = {index: [" ".join(tokenize_caption(text)) for text in several] for index, several in enumerate(references)}
-    res = {index: [" ".join(tokenize_caption(text))] for index, text in enumerate(predictions)}
+    """Corpus and single scores of pycocoevalcap's own scorers."""
+    tokens = iter(tokens_of([*predictions, *(text for several in references for text in several)]))
+    res = {index: [" ".join(next(tokens))] for index in range(len(predictions))}
+    gts = {index: [" ".join(next(tokens)) for _ in several] for index, several in enumerate(references)}
     bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
     rouge, rouges = Rouge().compute_score(gts, res)
     cider, ciders = Cider().compute_score(gts, res)
@@ -194,6 +202,28 @@ def test_tokens_of_real_captions_agree_with_the_java_tokenizer(shared_data: Path
     document = json.loads((shared_data / "coco_mini" / "captions.json").read_text())
     captions = [" ".join(row["caption"].split()) for row in document["annotations"]]
     assert [list(tokenize_caption(caption)) for caption in captions] == java_tokens(captions)
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(shutil.which("java") is None, reason="COCO's own tokenizer needs java")
+def test_scores_of_real_captions_are_those_on_java_tokens(shared_data: Path) -> None:
+    assert_scored_as_on_java_tokens(*first_against_others(shared_data))
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="COCO's own tokenizer needs java")
+def test_scores_of_adversarial_captions_are_those_on_java_tokens() -> None:
+    predictions = [*ADVERSARIAL, "a cat on a sofa"]
+    assert_scored_as_on_java_tokens(
+        predictions, [[f"a cat {text}", f"{text} on a sofa"] for text in reversed(predictions)]
+    )
+
+
+def assert_scored_as_on_java_tokens(predictions: list[str], references: list[list[str]]) -> None:
+    scores = score_captions(predictions, references)
+    corpus, single = official_scores(predictions, references, java_tokens)
+    for key in CAPTION_KEYS:
+        assert scores.corpus[key] == pytest.approx(corpus[key], abs=1e-3)
+        assert scores.per_example[key] == pytest.approx(single[key], abs=1e-3)
 
 
 def first_against_others(shared_data: Path) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ import pytest
 
 import training.register
 from infra.errors import IntegrityError, PlatformError
-from infra.outputs import Attempt, Manifest, ensure_output
+from infra.outputs import Attempt, Manifest, ensure_output, upload_part
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
@@ -19,7 +19,15 @@ from infra.workspace import Workspace
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promotion import ControlMargin, PromotionRule
-from training.register import RegisterNames, Registration, champion_of, champion_scores, register, register_request
+from training.register import (
+    RegisterNames,
+    Registration,
+    champion_of,
+    champion_scores,
+    register,
+    register_request,
+    scores_of,
+)
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",
@@ -54,7 +62,7 @@ class Places:
         champion = champion_of(request, store)
         known = champion and self.scores[champion.model_digest]
         registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
-        self.scores[world.parts.train.identity["model_digest"]] = training.register.scores_of(world.evaluation)
+        self.scores[world.parts.train.identity["model_digest"]] = scores_of(world.evaluation, self.workspace.cache)
         return ensure_output(
             store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
         )
@@ -78,7 +86,7 @@ def test_the_first_model_becomes_champion_and_again_is_reused(world: Any, places
         "uri": f"models:/{places.model_name}/1",
         "digest": world.parts.train.identity["model_digest"],
     }
-    assert made.facts["answers_checked"] == {"asked": 4, "agreed": 4}
+    assert made.facts["answers_checked"] == {"asked": 6, "agreed": 6}
     assert places.aliases == {"champion": "1"}
     again, reused = places.register(world)
     assert reused and again == made
@@ -171,16 +179,43 @@ def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, plac
     champion = head(world.store, places.model_name)
     assert champion is not None
     later = world.trained(1).evaluation
-    assert champion_scores(world.store, champion, later) is None
+    assert champion_scores(champion, later, world.cache) is None
     key = f"evaluate/{world.evaluation.fingerprint}/manifest.json"
     world.store.create(key, world.evaluation.model_dump_json().encode())
     log.append(
         world.store, "evaluate", world.evaluation.inputs["model_digest"], {"fingerprint": world.evaluation.fingerprint}
     )
-    found = champion_scores(world.store, champion, later)
+    found = champion_scores(champion, later, world.cache)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
+    assert found.first_tested_on == {str(number) for number in range(12)}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
-    assert champion_scores(world.store, champion, other_rows) is None
+    assert champion_scores(champion, other_rows, world.cache) is None
+
+
+def test_the_champion_was_first_tested_on_the_examples_of_its_oldest_evaluation(
+    world: Any, places: Places, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    from infra import log
+
+    places.register(world)
+    champion = head(world.store, places.model_name)
+    assert champion is not None
+    now = world.evaluation
+    table = pq.read_table(world.cache.path("evaluate", now.parts[0])).slice(0, 3)
+    pq.write_table(table, tmp_path / "old.parquet")
+    old = now.model_dump(mode="json", exclude={"digest"})
+    old["fingerprint"], old["inputs"]["test_digest"] = "0" * 64, "other"
+    part = upload_part(world.store, "evaluate", tmp_path / "old.parquet", "predictions", 3)
+    old["draft"]["parts"] = [part.model_dump()]
+    for evaluation in (Manifest.model_validate(old), now):
+        world.store.create(f"evaluate/{evaluation.fingerprint}/manifest.json", evaluation.model_dump_json().encode())
+        log.append(world.store, "evaluate", champion.model_digest, {"fingerprint": evaluation.fingerprint})
+    found = champion_scores(champion, now, world.cache)
+    assert found is not None
+    assert found.first_tested_on == {"0", "1", "2"}
+    assert len(found.examples) == 12
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
