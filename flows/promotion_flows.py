@@ -15,9 +15,7 @@ def promote(
     """Make a version champion by hand. `version` is a number or an alias; `force` overrules the gate.
 
     Returns the object of `frostline promote --json`."""
-    return promotions.change_champion(
-        model, store_uri, lambda place: promoting.promote(place, version, reason, force)
-    )
+    return promotions.change_champion(model, store_uri, lambda place: promoting.promote(place, version, reason, force))
 
 
 @flow(name="rollback", flow_run_name="rollback-{model}", persist_result=False)

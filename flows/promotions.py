@@ -155,7 +155,9 @@ def _show_comparison(console: Console, found: Comparison) -> None:
         _say(console, f"\non the same test rows ({a.test_digest[:12]}…), scored alike")
     else:
         rows = "other test rows" if a.test_digest != b.test_digest else "the same test rows, but configured otherwise"
-        _say(console, f"\nNot comparable: they were evaluated on {rows}. Run both recipes on one dataset, then compare.")
+        _say(
+            console, f"\nNot comparable: they were evaluated on {rows}. Run both recipes on one dataset, then compare."
+        )
 
 
 def _say(console: Console, line: str) -> None:

@@ -117,7 +117,7 @@ def fetch_package(registry: Registry, version: ModelVersion, cache_dir: Path) ->
 
 
 def download_package(registry: Registry, version: ModelVersion, folder: Path) -> Package:
-    """The version's package, in `folder` with all of the version's files. Raises IntegrityError where it was altered."""
+    """The version's package, in `folder` with all of its files. Raises IntegrityError where it was altered."""
     expected = _package_digest(version)
     found = read_package(registry.download(version, folder) / PACKAGE_PATH)
     if found.digest != expected:

@@ -62,8 +62,8 @@ def rollback(place: ModelPlace, reason: str | None) -> Change:
     version = place.registry.find_version(place.model_name, restored.model_digest)
     if version is None:
         raise IntegrityError(
-            f"{place.model_name}: the former champion {restored.model_digest[:12]}… (version {restored.version}) is not "
-            "in MLflow any more; expected it whole. Register it anew, or promote another version."
+            f"{place.model_name}: the former champion, version {restored.version} ({restored.model_digest[:12]}…), is "
+            "not in MLflow any more; expected it whole. Register it anew, or promote another version."
         )
     candidate = read_candidate(place, version)
     told = f"rolled back from version {before.version}, which entry {before.number} made champion"

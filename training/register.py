@@ -164,11 +164,7 @@ def _head_decided_against(registration: Registration, attempt: Attempt) -> Ledge
 
 
 def _is_own(entry: LedgerEntry | None, attempt: Attempt) -> bool:
-    return (
-        entry is not None
-        and entry.kind == "promotion"
-        and entry.register_fingerprint == attempt.request.fingerprint
-    )
+    return entry is not None and entry.kind == "promotion" and entry.register_fingerprint == attempt.request.fingerprint
 
 
 def _is_entered(registration: Registration, attempt: Attempt) -> bool:

@@ -58,17 +58,26 @@ def files_digest(folder: Path) -> str:
     """Of all files of a model that `write_pyfunc` wrote, names included: what an added file or another loader changes.
 
     Equal for two writers of one model. Bytecode counts for nothing: MLflow leaves some beside a script that it ran."""
-    import yaml
-
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     digests = {name: digest_file(path) for name, path in files.items() if "__pycache__" not in path.parts}
     if MODEL_FILE in files:
-        try:
-            written = yaml.safe_load(files[MODEL_FILE].read_bytes())
-            digests[MODEL_FILE] = digest_json({name: written[name] for name in written if name not in STAMPS})
-        except (yaml.YAMLError, TypeError, ValueError):
-            pass  # not as it was written: its bytes stand for it
+        digests[MODEL_FILE] = digest_json(_without_stamps(files[MODEL_FILE].read_text(errors="replace")))
     return digest_json(digests)
+
+
+def _without_stamps(model: str) -> Any:
+    """What the file makes MLflow do: less the places on its writer's disk, of which MLflow reads a script's name."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(model)
+        flavor = found["flavors"]["python_function"]
+        flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+        for artifact in flavor["artifacts"].values():
+            del artifact["uri"]
+        return {name: value for name, value in found.items() if name not in STAMPS}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return model  # not as MLflow writes it
 
 
 def serve_pyfunc(load: Callable[[str], Any], answer: Callable[[Any, pd.DataFrame], list[str]]) -> None:
