@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows import promotions
 from training import promoting
@@ -15,10 +15,20 @@ def promote(
     """Make a version champion by hand. `version` is a number or an alias; `force` overrules the gate.
 
     Returns the object of `frostline promote --json`."""
-    return promotions.change_champion(model, store_uri, lambda place: promoting.promote(place, version, reason, force))
+    return _told(
+        promotions.change_champion(model, store_uri, lambda place: promoting.promote(place, version, reason, force))
+    )
 
 
 @flow(name="rollback", flow_run_name="rollback-{model}", persist_result=False)
 def rollback(model: str, reason: str | None = None, store_uri: str | None = None) -> dict[str, Any]:
     """Make the former champion champion again. Returns the object of `frostline rollback --json`."""
-    return promotions.change_champion(model, store_uri, lambda place: promoting.rollback(place, reason))
+    return _told(promotions.change_champion(model, store_uri, lambda place: promoting.rollback(place, reason)))
+
+
+def _told(made: dict[str, Any]) -> dict[str, Any]:
+    logger = get_run_logger()
+    logger.info("%s: version %s is champion", made["model"], made["entry"]["version"])
+    for warning in made["warnings"]:
+        logger.warning(warning)
+    return made

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.opened import open_workspace
+from flows.telling import tell_changes
 from infra.logs import engines_to, new_log_file
 from infra.progress import Silent
 from infra.workspace import Workspace
@@ -86,24 +87,27 @@ def export_command(model_uri: str, folder: Path, store: str | None, as_json: boo
 
 
 def change_champion(model: str, store: str | None, change: Callable[[ModelPlace], Change]) -> dict[str, Any]:
-    """For flows: the object of `frostline promote --json`, `frostline rollback --json`."""
+    """For flows: the object of `frostline promote --json` and `frostline rollback --json`."""
     from infra.tracking import Registry
 
     workspace = open_workspace("laptop", Silent(), store)
     place = ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model)
-    return _changed(place, change(place))
+    return _changed(place, change(place), tell_changes(workspace.store, model))
 
 
 def _change_command(model: str, store: str | None, as_json: bool, change: Callable[[ModelPlace], Change]) -> None:
     with _opened(model, store) as (place, _, output):
         made = change(place)
+        problem = tell_changes(place.store, model)
         if as_json:
-            print(json.dumps(_changed(place, made), indent=2, ensure_ascii=False), file=output)
+            print(json.dumps(_changed(place, made, problem), indent=2, ensure_ascii=False), file=output)
             return
         console = Console(file=output)
         _show_entries(console, [made.entry])
         done = "is champion now" if made.changed else "is the champion already; nothing changed"
         _say(console, f"\n{model}: version {made.entry.version} {done}")
+        if problem:
+            _say(console, f"warning: {problem}")
         _say(console, f"back: frostline rollback {model}   all changes: frostline history {model}")
 
 
@@ -117,12 +121,13 @@ def _opened(model: str, store: str | None) -> Iterator[tuple[ModelPlace, Workspa
         yield ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model), workspace, output
 
 
-def _changed(place: ModelPlace, made: Change) -> dict[str, Any]:
+def _changed(place: ModelPlace, made: Change, problem: str | None) -> dict[str, Any]:
     return {
         "model": place.model_name,
         "changed": made.changed,
         "entry": _told(made.entry),
         "aliases": place.registry.aliases(place.model_name),
+        "warnings": [problem] if problem else [],
     }
 
 

@@ -132,6 +132,9 @@ def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(
     assert all(task["state"]["message"].startswith("reused: made 20") for task in tasks)
     assert len(tasks) == 6
 
+    events = stack.ask("events/filter", {"filter": {"event": {"name": ["frostline.champion.changed"]}}})["events"]
+    assert [(e["resource"]["prefect.resource.name"], e["payload"]["version"]) for e in events] == [("tiny", "1")]
+
     artifacts = stack.ask("artifacts/filter", {})
     keys = {artifact["key"] for artifact in artifacts}
     assert {"frostline-steps", "frostline-metrics", "frostline-decision", "frostline-train"} <= keys
