@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from flows import promotion_cli
+from flows.options import JsonOption, StoreOption
 from infra.errors import FrostlineError, Interrupted
 
 MAX_CAUSES = 50
@@ -27,11 +29,9 @@ app = typer.Typer(
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe (quickstart) or the path of a YAML file.")]
 ProfileOption = Annotated[str, typer.Option(help="Where and with how much: laptop, gpu, cluster or a YAML file.")]
-StoreOption = Annotated[str | None, typer.Option(help="Local path or s3://bucket/prefix. Default: var/store.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="path.to.key=value in the recipe; profile.path.to.key=value in the profile.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 UntilOption = Annotated[str | None, typer.Option(help="Stop after this step.")]
 ForceOption = Annotated[list[str], typer.Option(help="Make this step's output anew. May be given several times.")]
 
@@ -118,6 +118,9 @@ def ask(
     from flows.serving import ask_command
 
     ask_command(model_uri, image, question, store, json)
+
+
+app.add_typer(promotion_cli.app)
 
 
 @app.command()

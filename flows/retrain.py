@@ -26,6 +26,7 @@ from flows.progress_artifact import ProgressArtifact
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import Outputs, Step, forget, run_step, steps_of
 from flows.summary import RunSummary, StepResult, step_result, summarise
+from flows.telling import tell_changes
 from infra import ray
 from infra.errors import FrostlineError
 from infra.outputs import Manifest
@@ -108,6 +109,9 @@ def run_recipe(
             if step.name == until:
                 break
     summary = summarise(results, outputs, workspace)
+    if summary.model is not None and (problem := tell_changes(workspace.store, summary.model.name)):
+        get_run_logger().warning(problem)
+        summary = summary.model_copy(update={"warnings": [problem]})
     publish(summary, outputs)
     return summary, outputs
 

@@ -41,6 +41,8 @@ class RunSummary(BaseModel):
     control: dict[str, float] = {}
     model: RegisteredModel | None = None
     report_uri: str | None = None
+    warnings: list[str] = []
+    """What went wrong and undoes nothing."""
 
 
 def step_result(manifest: Manifest, reused: bool, started: float, workspace: Workspace) -> StepResult:

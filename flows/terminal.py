@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -197,6 +198,8 @@ def show_summary(
         console.print(f"\n[bold]{summary.model.name}[/] version {summary.model.version} ({aliases})")
     for reason in register.facts["promotion"]["reasons"] if register else []:
         console.print(f"  - {reason}", highlight=False, soft_wrap=True)
+    for warning in summary.warnings:
+        console.print(f"\n[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     console.print("\n[bold]where to look next")
     for what, where in hints:
         console.print(f"  {what:<11} {where}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""The promotion ledger: who became champion, when, why and over whom. MLflow's aliases mirror it.
+"""The promotion ledger: who became champion, when, why and over whom. MLflow's aliases mirror it (`training.champion`).
 
     {store}/register/ledger/{model_name}/{n:08d}.json   entry n, created conditionally: one winner per number
 
@@ -7,6 +7,7 @@ It lies in the store and not in MLflow because an MLflow alias is last-writer-wi
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,13 +16,17 @@ from infra.errors import IntegrityError
 from infra.log import create_in, entries_in, newest_in
 from infra.store import Store
 
+STEP = "register"
+Kind = Literal["promotion", "promoted_by_hand", "rollback", "alias_moved_by_hand"]
+"""By the gate, by `frostline promote`, by `frostline rollback`, by a person who set the alias in MLflow."""
+
 
 class LedgerEntry(BaseModel):
     """One change of champion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     number: int = Field(ge=1)
-    kind: Literal["promotion"]
+    kind: Kind
     model_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     version: str
     """MLflow's number of the version that serves from here on."""
@@ -29,12 +34,13 @@ class LedgerEntry(BaseModel):
     """The version that served before; None for the first champion."""
     train_fingerprint: str
     """The `train` output it came from, so that it can be evaluated on new test rows."""
-    register_fingerprint: str
+    register_fingerprint: str | None
+    """The `register` output that decided about it; None where a person chose it before there was one."""
     inputs: dict[str, str]
-    """Inputs of that `register` output, so that registering the champion again finds its own output."""
-    reasons: list[str]
+    """Inputs of that output, so that registering the champion again finds its own output."""
+    reasons: list[str] = Field(min_length=1)
     decided_at: str = ""
-    """Set by `append_promotion`, like the token."""
+    """Set by `append_entry`, like the token."""
     token: str = ""
     """Differs between any two writers, so that a store that compares contents after a lost answer
     cannot take a rival's equal decision for its own."""
@@ -52,7 +58,18 @@ def history(store: Store, model_name: str) -> list[LedgerEntry]:
     return [_parsed(found, where) for found in entries_in(store, folder_of(model_name))]
 
 
-def append_promotion(store: Store, model_name: str, entry: LedgerEntry) -> LedgerEntry | None:
+def former_champions(entries: Sequence[LedgerEntry]) -> list[LedgerEntry]:
+    """What rollbacks go back through, the next one last: every rollback takes the newest champion off."""
+    served: list[LedgerEntry] = []
+    for entry in entries:
+        if entry.kind == "rollback":
+            served.pop()
+        else:
+            served.append(entry)
+    return served[:-1]
+
+
+def append_entry(store: Store, model_name: str, entry: LedgerEntry) -> LedgerEntry | None:
     """Write entry `entry.number`, which must follow the head that was decided against.
 
     None when another writer has that number: the champion changed, and the decision must be made again.
@@ -68,7 +85,7 @@ def append_promotion(store: Store, model_name: str, entry: LedgerEntry) -> Ledge
 
 
 def folder_of(model_name: str) -> str:
-    return f"register/ledger/{model_name}"
+    return f"{STEP}/ledger/{model_name}"
 
 
 def _parsed(found: dict[str, Any], where: str) -> LedgerEntry:

@@ -110,25 +110,36 @@ class Predictor:
 
 def fetch_package(registry: Registry, version: ModelVersion, cache_dir: Path) -> Path:
     """The version's package folder on this machine, downloaded once. Raises IntegrityError where it was altered."""
+    target = cache_dir / "packages" / _package_digest(version)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as name:
+            found = download_package(registry, version, Path(name))
+            with contextlib.suppress(OSError):  # another process was first
+                found.folder.rename(target)
+    return target
+
+
+def download_package(registry: Registry, version: ModelVersion, folder: Path) -> Package:
+    """The version's package, in `folder` with all of its files. Raises IntegrityError where it was altered."""
+    expected = _package_digest(version)
+    found = read_package(registry.download(version, folder) / PACKAGE_PATH)
+    if found.digest != expected:
+        raise IntegrityError(
+            f"{version.uri}: found a package with digest {found.digest[:12]}…; expected {expected[:12]}…, as "
+            "its tag says. It was altered after registration: register the model anew."
+        )
+    return found
+
+
+def _package_digest(version: ModelVersion) -> str:
     expected = version.tags.get(PACKAGE_DIGEST_TAG)
     if not expected:
         raise IntegrityError(
             f"{version.uri}: found no tag {PACKAGE_DIGEST_TAG}; expected the one that registering sets. "
             "Use a version that Frostline registered."
         )
-    target = cache_dir / "packages" / expected
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as name:
-            found = read_package(registry.download(version, Path(name)) / PACKAGE_PATH)
-            if found.digest != expected:
-                raise IntegrityError(
-                    f"{version.uri}: found a package with digest {found.digest[:12]}…; expected {expected[:12]}…, as "
-                    "its tag says. It was altered after registration: register the model anew."
-                )
-            with contextlib.suppress(OSError):  # another process was first
-                found.folder.rename(target)
-    return target
+    return expected
 
 
 def load_for_serving(folder: str) -> Predictor:

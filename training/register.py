@@ -1,6 +1,6 @@
-"""The `register` step: a model version in MLflow, the decision whether it serves, the ledger entry, the alias.
+"""The `register` step: a model version in MLflow, the decision whether it serves, the ledger entry, the aliases.
 
-Every part can be done again: the version is found by its model digest, the ledger entry is this output's own, and
+Every part can be done again: the version is found by its model digest, an output enters its promotion once, and
 aliases are set to what the ledger says. Only the manifest, written after all of it, ends the step.
 """
 
@@ -18,13 +18,14 @@ from infra.part_cache import PartCache
 from infra.store import Store
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
-from training.ledger import LedgerEntry, append_promotion, head, history
+from training.candidate import ModelPlace
+from training.champion import mirror
+from training.ledger import STEP, LedgerEntry, append_entry, head, history
 from training.promotion import ExampleScores, ModelScores, Promotion, PromotionRule, decide_promotion
 
 if TYPE_CHECKING:
     from training.version import VersionParts
 
-STEP = "register"
 VERSION = 2
 NO_CHAMPION = "none"
 
@@ -64,11 +65,15 @@ def register_request(
             "evaluation_digest": evaluation.identity["evaluation_digest"],
             "champion_digest": champion_digest,
         }
-        return OutputRequest(STEP, VERSION, names.recipe, rule.model_dump(mode="json"), inputs)
+        return OutputRequest(
+            STEP, VERSION, names.recipe, rule.model_dump(mode="json"), inputs, also_logged_as=inputs["model_digest"]
+        )
 
     now = head(store, names.model_name)
     if now is None:
         return against(NO_CHAMPION)
+    if now.register_fingerprint is None:
+        return against(now.model_digest)
     # A champion met an earlier one, or none. Registering it again is that decision again, and finds its output.
     again = against(now.inputs["champion_digest"])
     return again if again.fingerprint == now.register_fingerprint else against(now.model_digest)
@@ -122,16 +127,18 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     registered version does not answer as the evaluation did."""
     from training.version import check_answers, ensure_version
 
+    registry = Registry(workspace.settings.mlflow)
+    place = ModelPlace(workspace.store, registry, registration.model_name)
+    mirror(place)  # whom a person made champion is entered before a model is decided against another one
     before = _head_decided_against(registration, attempt)
     challenger = scores_of(registration.evaluation, workspace.cache)
     promotion = decide_promotion(registration.champion, challenger, registration.rule)
-    registry = Registry(workspace.settings.mlflow)
     version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)
     answers = check_answers(registry, version, registration.evaluation, registration.parts.dataset, workspace)
-    if promotion.promoted and not _is_own(before, attempt):
+    if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
     registry.describe(version, _description(promotion))
-    aliases = _mirror_aliases(registry, version, promotion, head(workspace.store, registration.model_name))
+    aliases = _set_aliases(place, version, promotion)
     comparison = {
         **attempt.request.inputs,
         "rule": registration.rule.model_dump(mode="json"),
@@ -175,7 +182,12 @@ def _head_decided_against(registration: Registration, attempt: Attempt) -> Ledge
 
 
 def _is_own(entry: LedgerEntry | None, attempt: Attempt) -> bool:
-    return entry is not None and entry.register_fingerprint == attempt.request.fingerprint
+    return entry is not None and entry.kind == "promotion" and entry.register_fingerprint == attempt.request.fingerprint
+
+
+def _is_entered(registration: Registration, attempt: Attempt) -> bool:
+    """Whether an attempt that stopped after it has entered this promotion. A rollback since then stands."""
+    return any(_is_own(entry, attempt) for entry in history(attempt.store, registration.model_name))
 
 
 def _enter(
@@ -196,27 +208,22 @@ def _enter(
         inputs=dict(attempt.request.inputs),
         reasons=promotion.reasons,
     )
-    won = append_promotion(attempt.store, registration.model_name, entry)
+    won = append_entry(attempt.store, registration.model_name, entry)
     # Another process at the same output may have entered the same decision.
     if won is None and not _is_own(head(attempt.store, registration.model_name), attempt):
         raise _champion_changed(registration.model_name, entry.inputs["champion_digest"])
 
 
-def _mirror_aliases(
-    registry: Registry, version: ModelVersion, promotion: Promotion, champion: LedgerEntry | None
-) -> list[str]:
+def _set_aliases(place: ModelPlace, version: ModelVersion, promotion: Promotion) -> list[str]:
     """Set MLflow's aliases to what the ledger and this decision say; returns this version's."""
-    known = registry.aliases(version.name)
-    # By digest and not by number: another MLflow numbers its versions anew.
-    serving = registry.find_version(version.name, champion.model_digest) if champion else None
-    if serving and known.get("champion") != serving.version:
-        registry.set_alias(version.name, "champion", serving.version)
-    if promotion.alias == "challenger":
-        if known.get("challenger") != version.version:
-            registry.set_alias(version.name, "challenger", version.version)
-    elif known.get("challenger") == version.version:
-        registry.delete_alias(version.name, "challenger")
-    return sorted(alias for alias, number in registry.aliases(version.name).items() if number == version.version)
+    mirror(place)
+    known = place.registry.aliases(version.name)
+    challenges = promotion.alias == "challenger" and known.get("champion") != version.version
+    if challenges and known.get("challenger") != version.version:
+        place.registry.set_alias(version.name, "challenger", version.version)
+    elif not challenges and known.get("challenger") == version.version:
+        place.registry.delete_alias(version.name, "challenger")
+    return sorted(alias for alias, number in place.registry.aliases(version.name).items() if number == version.version)
 
 
 def _description(promotion: Promotion) -> str:

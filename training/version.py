@@ -16,7 +16,7 @@ from infra.errors import IntegrityError
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.record import git_commit
-from infra.tracking import ModelVersion, Registry, open_run, write_pyfunc
+from infra.tracking import ModelVersion, Registry, files_digest, open_run, write_pyfunc
 from infra.workspace import Workspace
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
@@ -25,6 +25,8 @@ from training.package import SCRIPT, ModelCard, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
 
 CHECKED_PER_TASK = 4
+FILES_DIGEST_TAG = "frostline.files_digest"
+"""Of the whole version, which users' tools load: the package's own digest does not cover what lies beside it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def ensure_version(
         row = {"image": base64.b64encode(_grey_picture()).decode(), "prompt": example.prompt}
         write_pyfunc(folder / "model", package.folder, package.folder / SCRIPT, row)
         run = open_run(registry.uri, parts.train.name, parts.train.fingerprint, {})
-        tags = {**_tags(parts, evaluation), PACKAGE_DIGEST_TAG: package.digest}
+        digests = {PACKAGE_DIGEST_TAG: package.digest, FILES_DIGEST_TAG: files_digest(folder / "model")}
+        tags = {**_tags(parts, evaluation), **digests}
         version = registry.register_version(model_name, digest, run.run_id, folder / "model", tags)
         run.finish()
     return version

@@ -1,16 +1,18 @@
 """MLflow: training runs, the model registry, models in its own form. The only folder that imports mlflow, and only
 where it is used. Works on SQLite without a server and over HTTP; every change made twice has the effect of once."""
 
-from infra.tracking.pyfunc import PACKAGE_PATH, serve_pyfunc, write_pyfunc
-from infra.tracking.registry import ModelVersion, Registry, list_models
+from infra.tracking.pyfunc import PACKAGE_PATH, files_digest, serve_pyfunc, write_pyfunc
+from infra.tracking.registry import DIGEST_TAG, ModelVersion, Registry, list_models
 from infra.tracking.runs import TrainingRun, open_run
 from infra.tracking.server import prepare_environment
 
 __all__ = [
+    "DIGEST_TAG",
     "PACKAGE_PATH",
     "ModelVersion",
     "Registry",
     "TrainingRun",
+    "files_digest",
     "list_models",
     "open_run",
     "prepare_environment",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.digests import digest_file, digest_json
 from infra.record import package_versions
 from infra.tracking.server import prepare_environment
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 PACKAGE_ARTIFACT = "package"
 PACKAGE_PATH = f"artifacts/{PACKAGE_ARTIFACT}"
 """Where the package folder lies in a downloaded model version."""
+MODEL_FILE = "MLmodel"
+STAMPS = ("utc_time_created", "model_uuid", "model_id", "run_id", "artifact_path", "model_size_bytes")
+"""Fields of that file that say when and where it was written, and differ between two writers of one model."""
 
 
 def write_pyfunc(folder: Path, package: Path, script: Path, example: Mapping[str, str]) -> Path:
@@ -48,6 +52,32 @@ def write_pyfunc(folder: Path, package: Path, script: Path, example: Mapping[str
     for compiled in list(folder.rglob("__pycache__")):  # MLflow ran the script to check it
         shutil.rmtree(compiled)
     return folder
+
+
+def files_digest(folder: Path) -> str:
+    """Of all files of a model that `write_pyfunc` wrote, names included: what an added file or another loader changes.
+
+    Equal for two writers of one model. Bytecode counts for nothing: MLflow leaves some beside a script that it ran."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    digests = {name: digest_file(path) for name, path in files.items() if "__pycache__" not in path.parts}
+    if MODEL_FILE in files:
+        digests[MODEL_FILE] = digest_json(_without_stamps(files[MODEL_FILE].read_text(errors="replace")))
+    return digest_json(digests)
+
+
+def _without_stamps(model: str) -> Any:
+    """What the file makes MLflow do: less the places on its writer's disk, of which MLflow reads a script's name."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(model)
+        flavor = found["flavors"]["python_function"]
+        flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+        for artifact in flavor["artifacts"].values():
+            del artifact["uri"]
+        return {name: value for name, value in found.items() if name not in STAMPS}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return model  # not as MLflow writes it
 
 
 def serve_pyfunc(load: Callable[[str], Any], answer: Callable[[Any, pd.DataFrame], list[str]]) -> None:

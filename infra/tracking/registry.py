@@ -14,7 +14,11 @@ from infra.tracking.server import answers, open_client
 DIGEST_TAG = "model_digest"
 COMPLETE_TAG = "frostline.complete"
 """Set last. A version without it was left by a crash."""
-ARTIFACT_PATH = "model"
+
+
+def artifact_path(name: str) -> str:
+    """Where a run keeps its model's files: one training may be registered under several names, which the files tell."""
+    return f"model/{name}"
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Registry:
             complete = [version for version in known if version.is_complete]
             if complete:
                 return complete[0]
-            source_uri = f"{self._client.get_run(run_id).info.artifact_uri}/{ARTIFACT_PATH}"
-            self._client.log_artifacts(run_id, str(folder), ARTIFACT_PATH)
+            source_uri = f"{self._client.get_run(run_id).info.artifact_uri}/{artifact_path(name)}"
+            self._client.log_artifacts(run_id, str(folder), artifact_path(name))
             if not any(version.source_uri == source_uri for version in known):
                 for version in known:
                     self._client.delete_model_version(name, version.version)

@@ -97,10 +97,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             yield found
 
 
-def test_every_step_is_deployed_and_only_retrain_has_a_schedule(stack: Stack) -> None:
+def test_every_flow_is_deployed_and_only_retrain_has_a_schedule(stack: Stack) -> None:
     deployments = stack.ask("deployments/filter", {})
     scheduled = {d["name"] for d in deployments if d["schedules"]}
-    assert len(deployments) == 7
+    assert len(deployments) == 9
     assert scheduled == {"scheduled"}
 
 
@@ -132,9 +132,23 @@ def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(
     assert all(task["state"]["message"].startswith("reused: made 20") for task in tasks)
     assert len(tasks) == 6
 
+    events = stack.ask("events/filter", {"filter": {"event": {"name": ["frostline.champion.changed"]}}})["events"]
+    assert [(e["resource"]["prefect.resource.name"], e["payload"]["version"]) for e in events] == [("tiny", "1")]
+
     artifacts = stack.ask("artifacts/filter", {})
     keys = {artifact["key"] for artifact in artifacts}
     assert {"frostline-steps", "frostline-metrics", "frostline-decision", "frostline-train"} <= keys
+
+
+def test_promotion_and_rollback_are_deployments(stack: Stack) -> None:
+    """On the model of the test above: its one version is the champion already, and there is nothing to go back to."""
+    watched = ["--param", "model=tiny", "--watch", "--watch-timeout", "200"]
+    promoted = stack.prefect("deployment", "run", "promote/by-hand", "--param", "version=1", *watched)
+    assert promoted.returncode == 0, promoted.stdout + promoted.stderr
+    refused = stack.prefect("deployment", "run", "rollback/by-hand", *watched)
+    assert refused.returncode != 0
+    failed = stack.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}})
+    assert any("there is no former champion (version 1 is the first one)" in run["state"]["message"] for run in failed)
 
 
 FAILS_ONCE = """

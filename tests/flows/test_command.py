@@ -39,6 +39,19 @@ def test_help_shows_an_example(tmp_path: Path) -> None:
     assert "frostline run quickstart" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["promote", "rollback", "history", "compare", "export"])
+def test_each_command_about_who_serves_shows_an_example(tmp_path: Path, command: str) -> None:
+    assert f"frostline {command} " in frostline(tmp_path, command, "--help").stdout
+
+
+def test_without_a_champion_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    told = refused(tmp_path, "rollback", "tiny")
+    assert "tiny: there is no former champion (nothing was ever promoted)" in told
+    found = frostline(tmp_path, "history", "tiny", "--json")
+    assert json.loads(found.stdout) == {"model": "tiny", "aliases": {}, "entries": []}
+    assert "nothing is registered under this name" in refused(tmp_path, "promote", "tiny", "1")
+
+
 def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:
     told = refused(tmp_path, "plan", TINY, "--set", "training.learning_rat=0.1")
     assert "training.learning_rat" in told

@@ -14,7 +14,7 @@ import pytest
 
 from infra.errors import ConfigError, PlatformError
 from infra.tracking import Registry, list_models, open_run
-from infra.tracking.registry import ARTIFACT_PATH, COMPLETE_TAG, DIGEST_TAG
+from infra.tracking.registry import COMPLETE_TAG, DIGEST_TAG, artifact_path
 from infra.tracking.server import open_client
 
 FINGERPRINT = "f" * 64
@@ -120,7 +120,7 @@ def test_a_half_made_version_is_completed(database: str, model_folder: Path) -> 
     run = open_run(database, "half", FINGERPRINT, {})
     client, registry = open_client(database), Registry(database)
     client.create_registered_model("half")
-    source = f"{client.get_run(run.run_id).info.artifact_uri}/{ARTIFACT_PATH}"
+    source = f"{client.get_run(run.run_id).info.artifact_uri}/{artifact_path('half')}"
     client.create_model_version("half", source, run.run_id, tags={DIGEST_TAG: "a" * 64})
     assert registry.find_version("half", "a" * 64) is None
     made = registry.register_version("half", "a" * 64, run.run_id, model_folder, {})

@@ -33,9 +33,18 @@ FILLING = ("write", "sendfile")
 """Methods and functions of C that put bytes into an open file; no audit event tells of them."""
 STORE_ACTIONS = {
     "upload": {"/parts/": "upload part"},
-    "create": {"/manifest.json": "manifest create", "/log/": "log append", "/ledger/": "ledger append"},
-    "write": {"/journal/": "journal note", "/checkpoints/": "checkpoint file"},
-    "delete": {"/journal/": "journal delete", "/checkpoints/": "checkpoints delete"},
+    "create": {
+        "/manifest.json": "manifest create",
+        "/log/": "log append",
+        "/ledger/": "ledger append",
+        "/mirrored/": "mirror mark",
+    },
+    "write": {"/journal/": "journal note", "/checkpoints/": "checkpoint file", "/mirroring/": "mirror announce"},
+    "delete": {
+        "/journal/": "journal delete",
+        "/checkpoints/": "checkpoints delete",
+        "/mirroring/": "mirror withdraw",
+    },
 }
 CACHE_ACTIONS = {"parts": "cache fetch", "stamps": "cache stamp", "folders": "cache link"}
 

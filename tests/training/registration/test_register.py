@@ -103,7 +103,7 @@ def test_a_worse_model_challenges_and_a_better_one_replaces(world: Any, places: 
     assert places.aliases == {"champion": "1", "challenger": "2"}
     better, _ = places.register(world.trained(5))
     assert better.facts["promotion"]["case"] == "wins"
-    assert places.aliases == {"champion": "3", "challenger": "2"}
+    assert places.aliases == {"champion": "3", "challenger": "2", "previous": "1"}
     assert [(entry.version, entry.previous_version) for entry in history(world.store, places.model_name)] == [
         ("1", None),
         ("3", "1"),
@@ -111,7 +111,7 @@ def test_a_worse_model_challenges_and_a_better_one_replaces(world: Any, places: 
     # The former champion, registered again, meets the new one.
     old, reused = places.register(world)
     assert not reused and old.facts["promotion"]["case"] == "loses"
-    assert places.aliases == {"champion": "3", "challenger": "1"}
+    assert places.aliases == {"champion": "3", "challenger": "1", "previous": "1"}
     assert len(places.registry.versions(places.model_name)) == 3
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_does_not_look_gets_no_alias(world: Any, places: Places) ->
     assert places.register(world, blind)[0].facts["promotion"]["case"] == "is_champion"
 
 
-@pytest.mark.parametrize("place", ["ensure_version", "check_answers", "append_promotion", "_mirror_aliases"])
+@pytest.mark.parametrize("place", ["ensure_version", "check_answers", "append_entry", "_set_aliases"])
 def test_a_crash_is_repaired_by_the_next_start(
     world: Any, places: Places, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,169 @@
+"""What the commands about who serves do: promote, rollback, history, compare, export."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.opened import open_workspace
+from flows.telling import tell_changes
+from infra.logs import engines_to, new_log_file
+from infra.progress import Silent
+from infra.workspace import Workspace
+from training.candidate import ModelPlace
+from training.comparison import Comparison, compare
+from training.ledger import LedgerEntry, history
+from training.promoting import Change, promote, rollback
+
+TOLD = {
+    "promotion": "promoted by the gate",
+    "promoted_by_hand": "promoted by hand",
+    "rollback": "rolled back to",
+    "alias_moved_by_hand": "alias moved by hand in MLflow",
+}
+
+
+def promote_command(
+    model: str, version: str, reason: str | None, force: bool, store: str | None, as_json: bool
+) -> None:
+    _change_command(model, store, as_json, lambda place: promote(place, version, reason, force))
+
+
+def rollback_command(model: str, reason: str | None, store: str | None, as_json: bool) -> None:
+    _change_command(model, store, as_json, lambda place: rollback(place, reason))
+
+
+def history_command(model: str, store: str | None, as_json: bool) -> None:
+    from training.champion import mirror
+
+    with _opened(model, store) as (place, _, output):
+        mirror(place)
+        entries = history(place.store, model)
+        aliases = place.registry.aliases(model)
+        if as_json:
+            told = {"model": model, "aliases": aliases, "entries": [_told(entry) for entry in entries]}
+            print(json.dumps(told, indent=2, ensure_ascii=False), file=output)
+            return
+        console = Console(file=output)
+        if not entries:
+            console.print(f"{model}: nothing was ever promoted in {place.store.uri}", soft_wrap=True, highlight=False)
+            return
+        _show_entries(console, entries)
+        _say(console, f"\naliases: {', '.join(f'{alias} → {version}' for alias, version in aliases.items())}")
+
+
+def compare_command(model: str, a: str, b: str, store: str | None, as_json: bool) -> None:
+    from training.champion import mirror
+
+    with _opened(model, store) as (place, _, output):
+        mirror(place)
+        found = compare(place, a, b)
+        if as_json:
+            print(found.model_dump_json(indent=2), file=output)
+        else:
+            _show_comparison(Console(file=output), found)
+
+
+def export_command(model_uri: str, folder: Path, store: str | None, as_json: bool) -> None:
+    from training.export import export
+
+    with _opened(model_uri, store) as (place, workspace, output):
+        version = place.registry.resolve(model_uri)
+        files = export(place.registry, version, workspace.cache, folder)
+        if as_json:
+            told = {"uri": version.uri, "folder": str(folder), "files": [str(file) for file in files]}
+            print(json.dumps(told, indent=2), file=output)
+            return
+        console = Console(file=output)
+        table = Table("file", "bytes", box=None, header_style="bold", pad_edge=False)
+        for file in files:
+            table.add_row(str(file.relative_to(folder)), f"{file.stat().st_size:,}")
+        console.print(table)
+        _say(console, f"\n{version.uri} is in {folder}; README.md there shows how it is loaded")
+
+
+def change_champion(model: str, store: str | None, change: Callable[[ModelPlace], Change]) -> dict[str, Any]:
+    """For flows: the object of `frostline promote --json` and `frostline rollback --json`."""
+    from infra.tracking import Registry
+
+    workspace = open_workspace("laptop", Silent(), store)
+    place = ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model)
+    return _changed(place, change(place), tell_changes(workspace.store, model))
+
+
+def _change_command(model: str, store: str | None, as_json: bool, change: Callable[[ModelPlace], Change]) -> None:
+    with _opened(model, store) as (place, _, output):
+        made = change(place)
+        problem = tell_changes(place.store, model)
+        if as_json:
+            print(json.dumps(_changed(place, made, problem), indent=2, ensure_ascii=False), file=output)
+            return
+        console = Console(file=output)
+        _show_entries(console, [made.entry])
+        done = "is champion now" if made.changed else "is the champion already; nothing changed"
+        _say(console, f"\n{model}: version {made.entry.version} {done}")
+        if problem:
+            _say(console, f"warning: {problem}")
+        _say(console, f"back: frostline rollback {model}   all changes: frostline history {model}")
+
+
+@contextmanager
+def _opened(model: str, store: str | None) -> Iterator[tuple[ModelPlace, Workspace, TextIO]]:
+    """Where the model is, and the stream that reaches the person: what MLflow says goes to the log."""
+    from infra.tracking import Registry
+
+    workspace = open_workspace("laptop", Silent(), store)
+    with engines_to(new_log_file(workspace.settings.logs)) as (output, _):
+        yield ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model), workspace, output
+
+
+def _changed(place: ModelPlace, made: Change, problem: str | None) -> dict[str, Any]:
+    return {
+        "model": place.model_name,
+        "changed": made.changed,
+        "entry": _told(made.entry),
+        "aliases": place.registry.aliases(place.model_name),
+        "warnings": [problem] if problem else [],
+    }
+
+
+def _told(entry: LedgerEntry) -> dict[str, Any]:
+    return entry.model_dump(mode="json", exclude={"token"})
+
+
+def _show_entries(console: Console, entries: list[LedgerEntry]) -> None:
+    table = Table("", "when", "what", "version", "over", "model", "why", box=None, header_style="bold", pad_edge=False)
+    for entry in entries:
+        over = entry.previous_version or "none"
+        table.add_row(
+            str(entry.number), entry.decided_at, TOLD[entry.kind], entry.version, over, entry.model_digest[:12],
+            "\n".join(entry.reasons),
+        )  # fmt: skip
+    console.print(table, highlight=False, markup=False)
+
+
+def _show_comparison(console: Console, found: Comparison) -> None:
+    a, b = found.a, found.b
+    table = Table(
+        "metric", f"version {a.version}", f"version {b.version}", "difference",
+        box=None, header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for name in sorted(a.metrics.keys() | b.metrics.keys()):
+        cells = [f"{scored.metrics[name]:.4f}" if name in scored.metrics else "" for scored in (a, b)]
+        table.add_row(name, *cells, f"{found.differences[name]:+.4f}" if name in found.differences else "")
+    console.print(table)
+    if found.scored_alike:
+        _say(console, f"\non the same test rows ({a.test_digest[:12]}…), scored alike")
+    else:
+        rows = "other test rows" if a.test_digest != b.test_digest else "the same test rows, but configured otherwise"
+        _say(
+            console, f"\nNot comparable: they were evaluated on {rows}. Run both recipes on one dataset, then compare."
+        )
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, highlight=False, markup=False)

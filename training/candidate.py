@@ -1,0 +1,101 @@
+"""A registered version that may become champion: whole, as it was registered, trained into this store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from infra import log
+from infra.digests import digest_file
+from infra.disk import scratch_folder
+from infra.errors import IntegrityError
+from infra.outputs import Manifest, read_manifest
+from infra.store import Store
+from infra.tracking import DIGEST_TAG, ModelVersion, Registry, files_digest
+from training.ledger import STEP, Kind, LedgerEntry
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model's ledger and its aliases are."""
+
+    store: Store
+    registry: Registry
+    model_name: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version that was checked, and the `register` output that decided about it, if any."""
+
+    version: ModelVersion
+    train: Manifest
+    decision: Manifest | None
+
+    @property
+    def model_digest(self) -> str:
+        return self.train.identity["model_digest"]
+
+    def entry(self, kind: Kind, before: LedgerEntry | None, reasons: Sequence[str]) -> LedgerEntry:
+        """The ledger's next entry, by which this version becomes champion."""
+        return LedgerEntry(
+            number=before.number + 1 if before else 1,
+            kind=kind,
+            model_digest=self.model_digest,
+            version=self.version.version,
+            previous_version=before.version if before else None,
+            train_fingerprint=self.train.fingerprint,
+            register_fingerprint=self.decision.fingerprint if self.decision else None,
+            inputs=self.decision.inputs if self.decision else {},
+            reasons=list(reasons),
+        )
+
+
+def read_candidate(place: ModelPlace, version: ModelVersion) -> Candidate:
+    """Download every file of the version, compare it with what was registered and trained, and run nothing.
+
+    Raises IntegrityError where a file was altered, added or lost, or where this store has no such training."""
+    train = _training_of(place, version)
+    _check_files(place.registry, version, train)
+    return Candidate(version, train, newest_decision(place, train.identity["model_digest"]))
+
+
+def newest_decision(place: ModelPlace, model_digest: str) -> Manifest | None:
+    """The newest `register` output about this model under this name; its facts say whether it may serve."""
+    for entry in reversed(log.entries(place.store, STEP, model_digest)):
+        found = read_manifest(place.store, f"{STEP}/{entry['fingerprint']}/manifest.json")
+        if found is not None and found.inputs["model_name"] == place.model_name:
+            return found
+    return None
+
+
+def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
+    fingerprint = version.tags.get("frostline.train_fingerprint", "none")
+    found = read_manifest(place.store, f"train/{fingerprint}/manifest.json")
+    if found is None or found.identity["model_digest"] != version.tags.get(DIGEST_TAG) or not version.is_complete:
+        raise IntegrityError(
+            f"{version.uri}: {place.store.uri} has no training that gave this version; expected one that Frostline "
+            "registered from this store. `frostline status` lists them; --store names another store."
+        )
+    return found
+
+
+def _check_files(registry: Registry, version: ModelVersion, train: Manifest) -> None:
+    """By the tags, and the parameters by the store too: who can alter files in MLflow may alter tags."""
+    from training.predictor import download_package
+    from training.version import FILES_DIGEST_TAG
+
+    (trained,) = train.parts_of("trainables")
+    with scratch_folder("version") as folder:
+        package = download_package(registry, version, folder)
+        found = digest_file(package.trainables)
+        if found != trained.digest or package.card.model_digest != train.identity["model_digest"]:
+            raise IntegrityError(
+                f"{version.uri}: found parameters with sha256 {found[:12]}…; expected {trained.digest[:12]}…, as "
+                "trained. The version was altered after registration: register the model anew."
+            )
+        if files_digest(package.folder.parents[1]) != version.tags.get(FILES_DIGEST_TAG):
+            raise IntegrityError(
+                f"{version.uri}: a file beside its package was altered, added or lost after registration; expected "
+                f"what its tag {FILES_DIGEST_TAG} says. Do not load it with MLflow: register the model anew."
+            )

@@ -1,0 +1,151 @@
+"""MLflow's aliases `champion` and `previous` follow the ledger, and a champion that a person chose there is entered.
+
+`previous` is whom the next rollback restores. An entry is written before the aliases are set, so that a crash leaves
+them behind; what tells that from a person's choice is a mark, and an announcement:
+
+    {store}/register/mirrored/{model_name}/{mlflow}/{n:08d}   this MLflow's aliases were set to what entry n says
+    {store}/register/mirroring/{model_name}/{mlflow}/{token}  a process is setting them
+
+From the newest mark on, the alias `champion` may name whom that entry or a later one names; anything else is a
+person's. MLflow keeps what was written last, and a slow process may write what is outdated by then: it announces
+itself, reads the ledger only after that, and withdraws only when the ledger, read again, is what it wrote. Who sees
+an announcement takes nothing for a person's choice, and sets the aliases anew. One of a process that died is
+disregarded after ANNOUNCED_SECONDS, many times what MLflow is waited for.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from infra.addresses import without_password
+from infra.digests import digest_bytes
+from infra.errors import IntegrityError, PlatformError
+from infra.tracking import DIGEST_TAG, ModelVersion
+from training.candidate import ModelPlace, read_candidate
+from training.ledger import STEP, LedgerEntry, append_entry, former_champions, head, history
+
+ANNOUNCED_SECONDS = 600
+MAX_TURNS = 100
+"""Changes of champion that one process waits out."""
+
+
+def mirror(place: ModelPlace) -> LedgerEntry | None:
+    """Bring ledger and aliases together; gives the newest entry. What a crash left behind is set, what a person chose
+    is entered.
+
+    Raises IntegrityError where a person's choice may not serve, PlatformError where MLflow is away."""
+    for _ in range(MAX_TURNS):
+        entries = history(place.store, place.model_name)
+        now = entries[-1] if entries else None
+        # In this order: whatever is named after marks and announcements were read, while the ledger stood still, is
+        # not of a process that came and went meanwhile.
+        allowed = _may_be_named(place, entries)
+        is_announced = _is_announced(place)
+        aliases = place.registry.aliases(place.model_name)
+        named = _named(place, aliases)
+        if head(place.store, place.model_name) != now:
+            continue
+        if named is not None and named.tags.get(DIGEST_TAG) not in allowed and not is_announced:
+            _enter_choice(place, now, named)
+        elif now is None or (_is_mirrored(place, now) and not _changes(place, entries, aliases)):
+            return now
+        else:
+            return _set_aliases(place)
+    raise _restless(place)
+
+
+def _may_be_named(place: ModelPlace, entries: Sequence[LedgerEntry]) -> set[str]:
+    """Digests that the alias may stand on without a person's doing."""
+    allowed = set()
+    for entry in reversed(entries):
+        allowed.add(entry.model_digest)
+        if _is_mirrored(place, entry):
+            break
+    return allowed
+
+
+def _named(place: ModelPlace, aliases: dict[str, str]) -> ModelVersion | None:
+    return place.registry.version(place.model_name, aliases["champion"]) if "champion" in aliases else None
+
+
+def _enter_choice(place: ModelPlace, before: LedgerEntry | None, chosen: ModelVersion) -> None:
+    """Enter the version that a person set the alias on. Another process may be first: then the ledger is read again."""
+    was = f"version {before.version}, as the ledger says" if before else "none, because the ledger is empty"
+    told = f"found in MLflow: the alias champion is on version {chosen.version}; expected {was}"
+    try:
+        candidate = read_candidate(place, chosen)
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"{place.model_name}: {told}. It was moved by hand to a version that may not serve ({error}) "
+            "Remove the alias in MLflow, and the ledger's champion is set again, or move it to a whole version."
+        ) from error
+    entry = candidate.entry("alias_moved_by_hand", before, [f"{told}: a person moved it there"])
+    append_entry(place.store, place.model_name, entry)
+
+
+def _set_aliases(place: ModelPlace) -> LedgerEntry:
+    """Set them until they are what the ledger says then."""
+    announcement = f"{_folder(place, 'mirroring')}/{uuid.uuid4().hex}"
+    place.store.write(announcement, b"")
+    for _ in range(MAX_TURNS):
+        entries = history(place.store, place.model_name)
+        now = entries[-1]
+        for alias, version in _changes(place, entries, place.registry.aliases(place.model_name)).items():
+            if version is None:
+                place.registry.delete_alias(place.model_name, alias)
+            else:
+                place.registry.set_alias(place.model_name, alias, version)
+        if head(place.store, place.model_name) == now:
+            place.store.create(_mark(place, now), b"")
+            # Not in a `finally`: who fails in between may have left what is outdated.
+            place.store.delete(announcement)
+            return now
+    raise _restless(place)
+
+
+def _changes(place: ModelPlace, entries: Sequence[LedgerEntry], aliases: dict[str, str]) -> dict[str, str | None]:
+    """Alias → version, None to remove it, where it is another one. Versions are found by digest and not by number:
+    another MLflow numbers them anew, and an alias whose model it does not have is removed there."""
+
+    def version_of(entry: LedgerEntry) -> str | None:
+        found = place.registry.find_version(place.model_name, entry.model_digest)
+        return found.version if found else None
+
+    champion = version_of(entries[-1])
+    former = former_champions(entries)
+    wanted = {"champion": champion, "previous": version_of(former[-1]) if former else None}
+    if aliases.get("challenger") == champion:
+        wanted["challenger"] = None
+    return {alias: version for alias, version in wanted.items() if aliases.get(alias) != version}
+
+
+def _is_mirrored(place: ModelPlace, entry: LedgerEntry) -> bool:
+    return place.store.exists(_mark(place, entry))
+
+
+def _mark(place: ModelPlace, entry: LedgerEntry) -> str:
+    return f"{_folder(place, 'mirrored')}/{entry.number:08d}"
+
+
+def _is_announced(place: ModelPlace) -> bool:
+    """Whether a process is setting the aliases. Announcements of dead ones are removed."""
+    found = place.store.objects(_folder(place, "mirroring"))
+    oldest = time.time() - ANNOUNCED_SECONDS
+    old = [announcement.key for announcement in found if announcement.modified_at < oldest]
+    if old:
+        place.store.remove(old)
+    return len(found) > len(old)
+
+
+def _folder(place: ModelPlace, kind: str) -> str:
+    mlflow = digest_bytes(without_password(place.registry.uri).encode())[:16]
+    return f"{STEP}/{kind}/{place.model_name}/{mlflow}"
+
+
+def _restless(place: ModelPlace) -> PlatformError:
+    return PlatformError(
+        f"{place.model_name}: the champion changed {MAX_TURNS} times while its aliases were set; expected it to stand "
+        "still for a moment. Start again."
+    )

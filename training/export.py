@@ -1,0 +1,50 @@
+"""A registered version as a plain folder: its package, and its PEFT adapter where the regime is one of PEFT's."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from infra.disk import not_writable
+from infra.errors import ConfigError
+from infra.outputs import read_manifest
+from infra.part_cache import PartCache
+from infra.tracking import DIGEST_TAG, ModelVersion, Registry
+from training.package import CARD, README, SCRIPT, TRAINABLES, read_package
+from training.predictor import download_package
+
+PEFT = "peft"
+
+
+def export(registry: Registry, version: ModelVersion, cache: PartCache, folder: Path) -> list[Path]:
+    """Fill a new or empty folder, all at once; gives its files. Nothing of the version is run.
+
+    Raises IntegrityError where a file was altered, ConfigError where the folder holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: something is there; expected a new or an empty folder. Name another one.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as name:
+            package = download_package(registry, version, Path(name) / "version")
+            filled = Path(name) / "export"
+            filled.mkdir()
+            for file in (TRAINABLES, CARD, SCRIPT, README):
+                shutil.copyfile(package.folder / file, filled / file)
+            _add_adapter(version, cache, filled)
+            read_package(filled)
+            filled.rename(folder)
+    except OSError as error:
+        raise not_writable(str(folder), error, "FOLDER") from error
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _add_adapter(version: ModelVersion, cache: PartCache, folder: Path) -> None:
+    """From the training's output, where this store has it."""
+    train = read_manifest(cache.store, f"train/{version.tags.get('frostline.train_fingerprint')}/manifest.json")
+    if train is None or train.identity["model_digest"] != version.tags.get(DIGEST_TAG):
+        return
+    for part in train.parts_of(PEFT):
+        target = folder / part.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cache.path("train", part), target)
