@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test faults check bench-training bench-memory bench-data clean setup
+.PHONY: help run test faults check bench-training bench-evaluation bench-memory bench-data clean setup
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ check: setup ## Format, lint, types, import rule (what CI runs before the tests)
 
 bench-training: setup ## Measure training against the transformers Trainer and bare loops, and print the table
 	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/training/bench.py
+
+bench-evaluation: setup ## Measure answering against plain generate, and a second evaluation, and print the table
+	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/evaluation/bench.py
 
 bench-memory: setup ## Measure the memory of trainings beside the estimate of frostline plan, and print the table
 	@PYTHONPATH=tests/support python tests/benchmarks/memory/bench.py
