@@ -38,6 +38,8 @@ class RunSummary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     steps: list[StepResult]
     metrics: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    """Low and high ends, of the metrics that are means over examples."""
     control: dict[str, float] = {}
     model: RegisteredModel | None = None
     report_uri: str | None = None
@@ -60,7 +62,7 @@ def summarise(steps: list[StepResult], outputs: dict[str, Manifest], workspace: 
     found: dict[str, Any] = {"steps": steps}
     if "evaluate" in outputs:
         facts = outputs["evaluate"].facts
-        found |= {name: _in_order(facts[name]) for name in ("metrics", "control")}
+        found |= {name: _in_order(facts[name]) for name in ("metrics", "control")} | {"intervals": facts["intervals"]}
         found["report_uri"] = report_uri(outputs["evaluate"], workspace)
     if "register" in outputs:
         found["model"] = _registered(outputs["register"], workspace)
