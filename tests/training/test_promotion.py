@@ -119,14 +119,14 @@ def test_the_order_of_the_examples_changes_nothing() -> None:
 
 
 def test_a_few_images_give_no_confidence_however_large_the_gain() -> None:
-    old, new = (answered(name, np.full(36, right), 4) for name, right in (("old", 0), ("new", 1)))
+    old, new = (answered(name, np.full(76, right), 4) for name, right in (("old", 0), ("new", 1)))
     rule = PromotionRule.model_validate(
         {"primary_metric": "vqa_accuracy", "control_margins": {"vqa_accuracy": {"minimum_difference": -1}}}
     )
     found = decide_promotion(old, new, rule)
     assert found.case == "loses"
-    assert "on 36 examples of 9 images" in found.reasons[-2]
-    assert "10 images are needed for a confidence" in found.reasons[-2]
+    assert "on 76 examples of 19 images" in found.reasons[-2]
+    assert "20 images are needed for a confidence" in found.reasons[-2]
 
 
 def test_models_scored_on_other_examples_are_not_compared() -> None:
@@ -135,7 +135,7 @@ def test_models_scored_on_other_examples_are_not_compared() -> None:
         decide_promotion(replace(old, examples=old.examples[1:]), new, RULE)
 
 
-@pytest.mark.parametrize(("num_images", "examples_of_an_image"), [(10, 3), (100, 3)])
+@pytest.mark.parametrize(("num_images", "examples_of_an_image"), [(20, 3), (100, 3)])
 def test_of_1000_equal_models_at_most_5_percent_are_promoted(num_images: int, examples_of_an_image: int) -> None:
     """The same model answers twice; mostly it understands an image or not, so its answers about one go together."""
     rule = PromotionRule(
