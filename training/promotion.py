@@ -145,7 +145,7 @@ def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule
     gains, gain_reason = _against_champion(champion, challenger, rule)
     remembers, memory_reasons = _against_forgetting(champion, challenger, rule)
     wins = gains and remembers
-    verdict = "so it replaces the champion" if wins else "so the champion stays"
+    verdict = "it replaces the champion" if wins else "the champion stays"
     return Promotion(
         case="wins" if wins else "loses",
         promoted=wins,

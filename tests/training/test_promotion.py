@@ -88,7 +88,7 @@ def test_a_better_model_replaces_the_champion() -> None:
         "95 % interval +0.0"
     )
     assert found.reasons[-2].endswith("that is surely above the asked 0.0100 (probability 1.000)")
-    assert found.reasons[-1] == "so it replaces the champion"
+    assert found.reasons[-1] == "it replaces the champion"
 
 
 def test_a_gain_that_may_be_chance_does_not_win_and_a_lower_confidence_lets_it() -> None:
@@ -206,7 +206,7 @@ def test_a_gain_on_new_examples_does_not_excuse_forgetting_the_old() -> None:
     told = "where the champion was first tested, vqa_accuracy changes on 400 examples of 100 images: a gain of -0.1000"
     assert found.reasons[-2].startswith(told)
     assert found.reasons[-2].endswith("a loss above 0.0200 is not ruled out")
-    assert found.reasons[-1] == "so the champion stays"
+    assert found.reasons[-1] == "the champion stays"
 
 
 def test_where_no_old_example_is_left_forgetting_cannot_be_ruled_out() -> None:
@@ -268,6 +268,12 @@ def test_a_rule_that_cannot_hold_is_refused(wrong: dict[str, Any]) -> None:
     PromotionRule.model_validate(right)
     with pytest.raises(ValidationError):
         PromotionRule.model_validate(right | wrong)
+
+
+def test_a_rule_knows_every_metric_that_it_asks_for() -> None:
+    floor = SliceFloor(attribute="task", value="classify", metric="accuracy", floor=0.5)
+    rule = RULE.model_copy(update={"floors": {"bleu_1": 0.1}, "slice_floors": (floor,)})
+    assert set(rule.metrics) == {"vqa_accuracy", "cider_d", "bleu_1", "accuracy"}
 
 
 def test_a_metric_without_a_score_for_each_example_cannot_decide() -> None:
