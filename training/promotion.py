@@ -21,8 +21,9 @@ EXAMPLE_METRICS = ("accuracy", "vqa_accuracy", "caption_exact_match", "rouge_l",
 """Those whose value over a set is the mean of its examples': BLEU pools n-grams over all of them."""
 METRIC_TASKS = {"accuracy": "classify", "vqa_accuracy": "vqa"}
 """The task that gives a metric; all others are of captions."""
-MINIMUM_IMAGES = 10
-"""With fewer, a bootstrap's interval is too narrow, and more than 5 % of equal models would seem better."""
+MINIMUM_IMAGES = 20
+"""With fewer, a bootstrap's interval is too narrow: of 1,000 equal models, 53 seemed better on 12 images, and 38 at
+most on 20."""
 
 
 class ControlMargin(BaseModel):
@@ -144,7 +145,7 @@ def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule
     gains, gain_reason = _against_champion(champion, challenger, rule)
     remembers, memory_reasons = _against_forgetting(champion, challenger, rule)
     wins = gains and remembers
-    verdict = "so it replaces the champion" if wins else "so the champion stays"
+    verdict = "it replaces the champion" if wins else "the champion stays"
     return Promotion(
         case="wins" if wins else "loses",
         promoted=wins,
@@ -245,7 +246,7 @@ def _pairs(champion: ModelScores, challenger: ModelScores, metric: str) -> list[
             f"and {len(old.keys() - new.keys())} the champion's only; expected the same examples of both. Evaluate "
             "both on the same test rows: start again with --force evaluate."
         )
-    return [(old[each], new[each]) for each in sorted(old)]
+    return [(old[each], new[each]) for each in old]
 
 
 def _gain(pairs: Sequence[tuple[ExampleScores, ExampleScores]], rule: PromotionRule, above: float) -> "PairedGain":

@@ -2,7 +2,7 @@
 
 Examples of one image are not independent, so whole images are drawn with replacement, and a resampled mean is the
 ratio of two sums. Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; for clusters Field and
-Welsh 2007, "Bootstrapping clustered data". With few images (below about ten) these intervals are too narrow.
+Welsh 2007, "Bootstrapping clustered data". With few images (below about twenty) these intervals are too narrow.
 """
 
 from collections.abc import Sequence

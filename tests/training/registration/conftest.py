@@ -34,7 +34,7 @@ from training.predictor import Predictor
 from training.prefix_model import build_prefix_model, trainable_state
 from training.version import VersionParts, model_card
 
-PROMPTS = ["", "", *["how many?", "what?"] * 5]
+PROMPTS = ["", "", *["how many?", "what?"] * 10]
 """One for each image: captions, and as many questions as a gate needs images."""
 WORDS = ["a red seven", "a blue three left of a green one", "question: how many? answer: two"]
 

@@ -187,7 +187,7 @@ def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, plac
     )
     found = champion_scores(champion, later, world.cache)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
-    assert found.first_tested_on == {str(number) for number in range(12)}
+    assert found.first_tested_on == {str(number) for number in range(22)}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
     assert champion_scores(champion, other_rows, world.cache) is None
 
@@ -215,7 +215,7 @@ def test_the_champion_was_first_tested_on_the_examples_of_its_oldest_evaluation(
     found = champion_scores(champion, now, world.cache)
     assert found is not None
     assert found.first_tested_on == {"0", "1", "2"}
-    assert len(found.examples) == 12
+    assert len(found.examples) == 22
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
