@@ -135,6 +135,34 @@ def test_the_registered_model_answers_on_the_command_line(var: Path) -> None:
     assert set(answer) == {"image", "question", "answer"}
 
 
+def test_a_person_changes_who_serves_and_takes_it_back(var: Path) -> None:
+    before, planned = frostline(var, "history", "tiny", "--json"), frostline(var, "plan", TINY, "--json")
+    champion = before["aliases"]["champion"]
+    other = {"1": "2", "2": "1"}[champion]
+    made = frostline(var, "promote", "tiny", other, "--reason", "better at night", "--json")
+    assert (made["changed"], made["aliases"]["champion"], made["aliases"]["previous"]) == (True, other, champion)
+    assert made["entry"]["reasons"] == ["promoted by hand: better at night"]
+    assert not frostline(var, "promote", "tiny", other, "--json")["changed"]
+    back = frostline(var, "rollback", "tiny", "--json")
+    assert back["aliases"]["champion"] == champion
+    after = frostline(var, "history", "tiny", "--json")["entries"]
+    assert [entry["kind"] for entry in after[len(before["entries"]) :]] == ["promoted_by_hand", "rollback"]
+    assert frostline(var, "plan", TINY, "--json") == planned
+    found = frostline(var, "compare", "tiny", "1", "2", "--json")
+    assert found["scored_alike"] and "vqa_accuracy" in found["differences"]
+
+
+def test_an_exported_folder_loads_as_its_readme_says(var: Path) -> None:
+    folder = var / "exported"
+    frostline(var, "export", "models:/tiny@champion", str(folder), "--json")
+    code = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("photo.jpg", str(var / "scene.png"))],
+        cwd=folder, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
 def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_compared(var: Path) -> None:
     """Through its own tower and language model: more images make other base models too."""
     champion = head(LocalStore(var / "store"), "tiny")
