@@ -1,17 +1,22 @@
-"""Predictions for test examples, shard by shard, in a Ray actor: each with its own image and with a swapped one."""
+"""Predictions for test examples, each with its own image and with a swapped one; generated unit by unit, in Ray actors.
 
-import random
-from collections.abc import Mapping, Sequence
+A text follows from an image and a prompt, whoever asks: five captions' rows of one image, or the example that has this
+image in its control, need no second text.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.dataset import Example
+from infra.digests import digest_json
 from infra.errors import DataError
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.store import open_store
 from training.config import TrainConfig
+from training.generation import Asked, GenerationConfig, generate
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class Question:
     image_id: str
     control_image_id: str
 
+    @property
+    def asked(self) -> tuple[Asked, Asked]:
+        """With its own image, and with the other one."""
+        return Asked(self.image_id, self.prompt), Asked(self.control_image_id, self.prompt)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -31,30 +41,41 @@ class Answer:
 
 
 def swapped(image_ids: Sequence[str], seed: int) -> dict[str, str]:
-    """Another image for each image: one round through a seeded shuffle. Raises DataError below two images."""
-    shuffled = sorted(set(image_ids))
+    """Another image for each image: one round through all, in the order of seeded digests, so that one image more
+    changes the image of one other only. Raises DataError below two images."""
+    shuffled = sorted(set(image_ids), key=lambda image_id: digest_json([seed, image_id]))
     if len(shuffled) < 2:
         raise DataError(
             f"the test split has {len(shuffled)} images; expected at least 2, since the control swaps images between "
             "examples. Ingest more data or raise ingest.split_fractions.test."
         )
-    random.Random(seed).shuffle(shuffled)
     return dict(zip(shuffled, shuffled[1:] + shuffled[:1], strict=True))
 
 
 def questions_of(examples: Sequence[Example], config: TrainConfig, control: Mapping[str, str]) -> list[Question]:
-    """Prompts as they were trained. Sorted by length, so that a batch pads little."""
+    """Of the examples whose task was trained."""
     prompts = config.objectives.prompts
-    questions = [
-        Question(e.example_id, prompts[e.task].replace("{prompt}", e.prompt), e.image_id, control[e.image_id])
+    return [
+        Question(e.example_id, prompt_of(config, e.task, e.prompt), e.image_id, control[e.image_id])
         for e in examples
         if e.task in prompts
     ]
-    return sorted(questions, key=lambda question: (len(question.prompt), question.prompt, question.example_id))
+
+
+def prompt_of(config: TrainConfig, task: str, prompt: str) -> str:
+    """An example's prompt as it was trained."""
+    return config.objectives.prompts[task].replace("{prompt}", prompt)
+
+
+def units_of(asked: Collection[Asked], size: int) -> dict[str, list[Asked]]:
+    """By name, at most so many of what is asked, each once. Sorted by length, so that a batch pads little."""
+    ordered = sorted(set(asked), key=lambda one: (len(one.prompt), one.prompt, one.image_id))
+    units = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    return {f"asked-{digest_json(unit)}": unit for unit in units}
 
 
 class Answerer:
-    """Lives in a Ray actor: questions in, answers out. The model is outside ZeRO."""
+    """Lives in a Ray actor: what is asked in, texts out. The model is outside ZeRO."""
 
     def __init__(
         self,
@@ -63,7 +84,7 @@ class Answerer:
         train: dict[str, Any],
         features: dict[str, Any],
         language_model_folder: str,
-        options: Mapping[str, int],
+        options: Mapping[str, Any],
     ) -> None:
         import torch
 
@@ -78,24 +99,18 @@ class Answerer:
             Manifest.model_validate(train), self.features, Path(language_model_folder), cache, self.device
         )
         self.batch_size = options["batch_size"]
-        self.max_new_tokens = options["max_new_tokens"]
+        self.generation = GenerationConfig.model_validate(options["generation"])
 
-    def run(self, unit: Sequence[Question]) -> dict[str, Answer]:
-        """Answers by example_id."""
-        answers: dict[str, Answer] = {}
+    def run(self, unit: Sequence[Asked]) -> list[str]:
+        """One text each."""
+        texts: list[str] = []
         for start in range(0, len(unit), self.batch_size):
             batch = unit[start : start + self.batch_size]
-            predictions = self._generate(batch, [question.image_id for question in batch])
-            controls = self._generate(batch, [question.control_image_id for question in batch])
-            for question, prediction, control in zip(batch, predictions, controls, strict=True):
-                answers[question.example_id] = Answer(prediction, control)
-        return answers
+            texts += self._generate(batch)
+        return texts
 
-    def _generate(self, batch: Sequence[Question], image_ids: Sequence[str]) -> list[str]:
+    def _generate(self, batch: Sequence[Asked]) -> list[str]:
         import torch
 
-        from training.generation import generate
-
-        patches_BPV = torch.from_numpy(self.features.gather(image_ids)).to(self.device)
-        prompts = [question.prompt for question in batch]
-        return generate(self.model, self.language_model, patches_BPV, prompts, self.max_new_tokens)
+        patches_BPV = torch.from_numpy(self.features.gather([image_id for image_id, _ in batch])).to(self.device)
+        return generate(self.model, self.language_model, patches_BPV, batch, self.generation)

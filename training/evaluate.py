@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from infra.outputs import Attempt, Draft, Manifest, OutputRequest
 from infra.ray import run_units
 from infra.record import git_commit, package_versions
 from infra.workspace import Workspace
-from training.answering import Answer, Answerer, Question, questions_of, swapped
+from training.answering import Answer, Answerer, Question, questions_of, swapped, units_of
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
 from training.gallery import gallery
+from training.generation import Asked
+from training.prediction_cache import FACT, earlier_texts, told
 from training.report import REPORT_SCHEMA_VERSION, Report, render_report, report_json
 from training.scoring import Scores, score, slices
 
 STEP = "evaluate"
-VERSION = 1
-QUESTIONS_PER_UNIT = 512
+VERSION = 2
+TEXTS_PER_UNIT = 512
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,8 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             f"{', '.join(sorted(train_config.objectives.prompts))}. Add such examples to the test split, or an "
             "objective for their task."
         )
-    answers = _answer(questions, config, inputs, attempt, workspace)
+    answers, answer_facts = _answer(questions, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}
-    assert asked <= set(answers), "every question has an answer"
     examples = [example for example in examples if example.example_id in asked]
     metrics, scores = score(examples, {name: answer.prediction for name, answer in answers.items()})
     control_metrics, control_scores = score(
@@ -104,7 +105,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             "model_digest": inputs.train.identity["model_digest"],
         },
         counts={"rows_out": len(rows)},
-        facts={"metrics": metrics, "control": control_metrics},
+        facts={"metrics": metrics, "control": control_metrics, **answer_facts},
     )
 
 
@@ -127,23 +128,27 @@ def _answer(
     inputs: EvaluationInputs,
     attempt: Attempt,
     workspace: Workspace,
-) -> dict[str, Answer]:
-    """Answers by example_id; shards that an earlier attempt noted are not answered again."""
-    answers: dict[str, Answer] = {}
-    units: dict[str, list[Question]] = {}
-    for start in range(0, len(questions), QUESTIONS_PER_UNIT):
-        unit = f"questions-{QUESTIONS_PER_UNIT}-{start:07d}"
-        noted = attempt.noted(unit)
+) -> tuple[dict[str, Answer], dict[str, Any]]:
+    """Answers by example_id, and facts about them. Generated is only what no earlier evaluation of this model holds and
+    no earlier attempt noted."""
+    asked = {one for question in questions for one in question.asked}
+    train_config = TrainConfig.model_validate(inputs.train.facts["config"])
+    texts = earlier_texts(asked, config.generation, train_config, attempt.request, workspace)
+    num_reused = len(texts)
+    units = units_of(asked - texts.keys(), TEXTS_PER_UNIT)
+    waiting: dict[str, list[Asked]] = {}
+    for name, unit in units.items():
+        noted = attempt.noted(name)
         if noted is None:
-            units[unit] = list(questions[start : start + QUESTIONS_PER_UNIT])
+            waiting[name] = unit
         else:
-            answers |= {name: Answer(**answer) for name, answer in noted.items()}
+            texts |= zip(unit, noted["texts"], strict=True)
     progress = workspace.progress
-    progress.start("evaluate", len(questions), "examples", done=len(answers))
+    progress.start("evaluate", len(asked), "texts", done=len(texts))
 
-    def keep(unit: str, result: dict[str, Answer]) -> None:
-        attempt.note(unit, {name: asdict(answer) for name, answer in result.items()})
-        answers.update(result)
+    def keep(name: str, result: list[str]) -> None:
+        attempt.note(name, {"texts": result})
+        texts.update(zip(units[name], result, strict=True))
         progress.advance("evaluate", len(result))
 
     resources = workspace.profile.evaluate
@@ -156,13 +161,15 @@ def _answer(
         "options": {
             "threads": resources.threads_per_actor,
             "batch_size": resources.rows_per_batch,
-            "max_new_tokens": config.max_new_tokens,
+            "generation": config.generation.model_dump(mode="json"),
         },
     }
-    if units:
-        run_units(Answerer, arguments, units, resources, keep)
+    if waiting:
+        run_units(Answerer, arguments, waiting, resources, keep)
     progress.finish("evaluate")
-    return answers
+    answers = {question.example_id: Answer(*(texts[one] for one in question.asked)) for question in questions}
+    num_texts = {"generated": len(asked) - num_reused, "reused": num_reused}
+    return answers, {FACT: told(config.generation), "num_texts": num_texts}
 
 
 def _curves(train: Manifest, workspace: Workspace) -> dict[str, Any]:

@@ -2,14 +2,23 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.generation import GenerationConfig, Greedy, Strategy
+
 
 class EvaluationConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     max_new_tokens: int = Field(default=32, gt=0)
     """Longer texts are cut here."""
+    strategy: Strategy = Field(default=Greedy(), discriminator="kind")
+    """How tokens are chosen."""
     max_test_images: int | None = Field(default=None, gt=0)
     """Bounds the time of an evaluation: the first so many test images by id. None takes all."""
     control_seed: int = Field(default=0, ge=0)
     """Which other image each example gets in the control."""
     gallery_examples: int = Field(default=8, ge=0)
     """Pictures per group (best, worst, seeded selection) in the report."""
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """What decides the texts; the rest decides what becomes of them."""
+        return GenerationConfig(max_new_tokens=self.max_new_tokens, strategy=self.strategy)

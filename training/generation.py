@@ -1,17 +1,21 @@
-"""Greedy answers of a prefix model, shared by evaluation and serving.
+"""Texts of a prefix model, shared by evaluation and serving: greedy, by beam search, or drawn.
 
 A row is [pad][shared][prompt], where soft prompt, lead and prefix are what is shared: padding on the left, hidden by
 the mask and not counted by the positions, so that the text does not depend on which prompts share a batch.
 
-Shapes: B rows, P patches, V vision width, S shared positions, D LM width, T tokens of the longest row, W vocabulary.
+Shapes: B rows, P patches, V vision width, S shared positions, D LM width, T tokens of the longest row, W vocabulary,
+N new tokens at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from infra.digests import digest_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,12 +23,59 @@ if TYPE_CHECKING:
     from training.language_model import LanguageModel
 
 
+GENERATION_VERSION = 1
+"""Raised by hand whenever texts change for an equal configuration, and the version of `evaluate` with it: texts of
+earlier evaluations are then not reused."""
+
+
+class _StrategyConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Greedy(_StrategyConfig):
+    """The likeliest token, one after the other."""
+
+    kind: Literal["greedy"] = "greedy"
+
+
+class Beam(_StrategyConfig):
+    """The likeliest of the texts that beam search finds."""
+
+    kind: Literal["beam"]
+    num_beams: int = Field(default=4, gt=1)
+    """Unfinished texts that are kept of each row. Time and memory grow with them."""
+    length_penalty: float = 1.0
+    """A text's log-likelihood is divided by its number of tokens to this power: 0 favours short texts."""
+
+
+class Sampling(_StrategyConfig):
+    """Tokens drawn by their probabilities. A row's draws follow from the seed, its image and its prompt alone."""
+
+    kind: Literal["sampling"]
+    temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it: below 1 likely tokens become likelier."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Only the likeliest tokens that together have this probability are drawn (Holtzman et al. 2020)."""
+    seed: int = Field(default=0, ge=0)
+
+
+Strategy = Greedy | Beam | Sampling
+
+
 class GenerationConfig(BaseModel):
-    """What decides the text, besides the model. Decoding is greedy."""
+    """What decides the text, besides the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     max_new_tokens: int = Field(gt=0)
     """Longer texts are cut here."""
+    strategy: Strategy = Field(default=Greedy(), discriminator="kind")
+
+
+class Asked(NamedTuple):
+    """An image, and the words after which a text about it is generated. It has one text, whoever asks."""
+
+    image_id: str
+    prompt: str
 
 
 class HasSharedInputs(Protocol):
@@ -34,22 +85,30 @@ class HasSharedInputs(Protocol):
 
 
 def generate(
-    model: HasSharedInputs, language: LanguageModel, patches_BPV: Tensor, prompts: Sequence[str], max_new_tokens: int
+    model: HasSharedInputs,
+    language: LanguageModel,
+    patches_BPV: Tensor,
+    asked: Sequence[Asked],
+    config: GenerationConfig,
 ) -> list[str]:
     """One stripped text per row, up to the end token. Raises ConfigError where the rows do not fit the LM."""
     import torch
 
-    if len(prompts) != len(patches_BPV):
-        raise ValueError(f"found {len(prompts)} prompts for {len(patches_BPV)} images; expected one per image")
-    if not prompts:
+    if len(asked) != len(patches_BPV):
+        raise ValueError(f"found {len(asked)} prompts for {len(patches_BPV)} images; expected one per image")
+    if not asked:
         return []
     # As in training: between bf16 matrices, trained parameters are fp32.
     autocast = torch.autocast(patches_BPV.device.type, torch.bfloat16, enabled=language.model.dtype == torch.bfloat16)
     with torch.inference_mode(), autocast:
         shared_BSD = model.shared_inputs(patches_BPV.float())
-        inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode(list(prompts)))
-        language.check_length(inputs_BTD.shape[1] + max_new_tokens, "the longest prompt and its answer")
-        token_ids = _greedy(language, inputs_BTD, mask_BT, max_new_tokens)
+        inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode([prompt for _, prompt in asked]))
+        length = inputs_BTD.shape[1] + config.max_new_tokens
+        language.check_length(length, "the longest prompt and its answer")
+        if isinstance(config.strategy, Beam):
+            token_ids = _by_beams(language, inputs_BTD, mask_BT, config.max_new_tokens, config.strategy)
+        else:
+            token_ids = _one_by_one(language, inputs_BTD, mask_BT, _choice(asked, config), config.max_new_tokens)
     texts = language.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
     return [str(text).strip() for text in texts]
 
@@ -71,7 +130,44 @@ def _rows(language: LanguageModel, shared_BSD: Tensor, prompt_ids: Sequence[Sequ
     return inputs_BTD, mask_BT
 
 
-def _greedy(language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_new_tokens: int) -> list[list[int]]:
+_Choose = Callable[["Tensor", Sequence[int], int], "Tensor"]
+"""(logits [B, W], which rows these are, number of the new token) → tokens [B]"""
+
+
+def _choice(asked: Sequence[Asked], config: GenerationConfig) -> _Choose:
+    if isinstance(config.strategy, Sampling):
+        return _drawing(asked, config.strategy, config.max_new_tokens)
+    return lambda logits_BW, _, __: logits_BW.argmax(dim=-1)
+
+
+def _drawing(asked: Sequence[Asked], sampling: Sampling, max_new_tokens: int) -> _Choose:
+    """Each row draws from a stream of its own."""
+    import torch
+
+    streams = [random.Random(digest_json([sampling.seed, *one])) for one in asked]
+    draws = [[stream.random() for _ in range(max_new_tokens)] for stream in streams]
+
+    def draw(logits_BW: Tensor, rows: Sequence[int], number: int) -> Tensor:
+        draws_B = torch.tensor([draws[row][number] for row in rows], dtype=torch.float64, device=logits_BW.device)
+        probabilities_BW = (logits_BW.double() / sampling.temperature).softmax(dim=-1)
+        if sampling.top_p < 1:
+            sorted_BW, order_BW = probabilities_BW.sort(dim=-1, descending=True)
+            outside_BW = sorted_BW.cumsum(dim=-1) - sorted_BW >= sampling.top_p
+            probabilities_BW = probabilities_BW.masked_fill(outside_BW.scatter(-1, order_BW, outside_BW), 0.0)
+        # In the vocabulary's order: an order by probability turns with the last bits, which follow the batch.
+        reached_BW = probabilities_BW.cumsum(dim=-1)
+        return torch.searchsorted(reached_BW, draws_B[:, None] * reached_BW[:, -1:], right=True)[:, 0]
+
+    return draw
+
+
+def _one_by_one(
+    language: LanguageModel,
+    inputs_BTD: Tensor,
+    mask_BT: Tensor,
+    choose: _Choose,
+    max_new_tokens: int,
+) -> list[list[int]]:
     """Token ids of each row, without its end token. A row that has ended leaves the batch."""
     import torch
 
@@ -80,7 +176,7 @@ def _greedy(language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_ne
     positions_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
     step: dict[str, Any] = {"inputs_embeds": inputs_BTD}
     cache = None
-    for _ in range(max_new_tokens):
+    for number in range(max_new_tokens):
         found = language.model(
             **step,
             attention_mask=mask_BT,
@@ -89,10 +185,11 @@ def _greedy(language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_ne
             use_cache=True,
             logits_to_keep=1,
         )
-        cache, next_B = found.past_key_values, found.logits[:, -1].argmax(dim=-1)
-        going = [place for place, token in enumerate(next_B.tolist()) if token != language.eos_id]
+        cache, next_B = found.past_key_values, choose(found.logits[:, -1], rows, number)
+        tokens = next_B.tolist()
+        going = [place for place, token in enumerate(tokens) if token != language.eos_id]
         for place in going:
-            out[rows[place]].append(int(next_B[place]))
+            out[rows[place]].append(tokens[place])
         if not going:
             break
         if len(going) < len(rows):
@@ -104,3 +201,22 @@ def _greedy(language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_ne
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), 1)], dim=1)
         positions_BT = positions_BT[:, -1:] + 1
     return out
+
+
+def _by_beams(
+    language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_new_tokens: int, beam: Beam
+) -> list[list[int]]:
+    """Token ids of each row's best text, without its end token: by `transformers`, whose beams are each row's own."""
+    from transformers import GenerationConfig as TransformersConfig
+
+    config = TransformersConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=beam.num_beams,
+        length_penalty=beam.length_penalty,
+        do_sample=False,
+        early_stopping=False,
+        eos_token_id=language.eos_id,
+        pad_token_id=language.eos_id,
+    )
+    found_BN = language.model.generate(inputs_embeds=inputs_BTD, attention_mask=mask_BT, generation_config=config)
+    return [ids[: ids.index(language.eos_id)] if language.eos_id in ids else ids for ids in found_BN.tolist()]

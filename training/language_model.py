@@ -128,6 +128,8 @@ def frozen_language_model(model: Any, tokenizer: Any, folder: Path) -> LanguageM
 
 def _frozen(model: Any, tokenizer: Any, folder: Path) -> tuple[tuple[int, ...], int, int]:
     """Freeze a model whose parameters may hold nothing. Returns (lead ids, end token, positions)."""
+    from transformers import GenerationConfig
+
     from training.layers import fuse_activations
 
     check_embedding(tokenizer, int(model.get_input_embeddings().weight.shape[0]), folder)
@@ -138,6 +140,8 @@ def _frozen(model: Any, tokenizer: Any, folder: Path) -> tuple[tuple[int, ...], 
         )
     model.requires_grad_(False).eval()
     fuse_activations(model)
+    # What a checkpoint says of penalties and suppressed tokens would be merged into what a recipe says of decoding.
+    model.generation_config = GenerationConfig()
     positions = getattr(model.config, "max_position_embeddings", None) or UNBOUNDED_POSITIONS
     lead_ids = tuple(tokenizer("")["input_ids"])
     if lead_ids and lead_ids[-1] == tokenizer.eos_token_id != tokenizer.bos_token_id:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.pins import verified_folder
+from infra.digests import digest_bytes
 from infra.errors import ConfigError, DataError, IntegrityError
 from infra.store import Store, open_store
 from infra.tracking import PACKAGE_PATH, ModelVersion, Registry
-from training.generation import generate
+from training.generation import Asked, generate
 from training.package import Package, read_package
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Predictor:
         """One answer per question; the image is encoded once."""
         if not questions:
             return []
-        return self._generate(self.tower.encode([image]).repeat(len(questions), axis=0), self._told("vqa", questions))
+        patches_BPV = self.tower.encode([image]).repeat(len(questions), axis=0)
+        image_id = digest_bytes(image)
+        return self._generate(patches_BPV, [Asked(image_id, text) for text in self._told("vqa", questions)])
 
     def answer(self, images: Sequence[bytes], tasks: Sequence[str], prompts: Sequence[str]) -> list[str]:
         """One text per (image, task, prompt)."""
@@ -85,15 +88,16 @@ class Predictor:
         out: list[str] = []
         for start in range(0, len(images), MAX_BATCH_ROWS):
             batch = slice(start, start + MAX_BATCH_ROWS)
-            out += self._generate(self.tower.encode(images[batch]), texts[batch])
+            told = zip(images[batch], texts[batch], strict=True)
+            asked = [Asked(digest_bytes(image), text) for image, text in told]
+            out += self._generate(self.tower.encode(images[batch]), asked)
         return out
 
-    def _generate(self, patches_BPV: Any, prompts: Sequence[str]) -> list[str]:
+    def _generate(self, patches_BPV: Any, asked: Sequence[Asked]) -> list[str]:
         import torch
 
-        limit = self.package.card.generation.max_new_tokens
         patches_BPV = torch.from_numpy(patches_BPV).to(self.tower.device)
-        return generate(self.model, self.language, patches_BPV, prompts, limit)
+        return generate(self.model, self.language, patches_BPV, asked, self.package.card.generation)
 
     def _told(self, task: str, asked: Sequence[str]) -> list[str]:
         if task not in self._prompts:

@@ -19,7 +19,7 @@ from infra.record import git_commit
 from infra.tracking import ModelVersion, Registry, open_run, write_pyfunc
 from infra.workspace import Workspace
 from training.config import TrainConfig
-from training.generation import GenerationConfig
+from training.evaluation_config import EvaluationConfig
 from training.objectives.answer_space import AnswerSpace
 from training.package import SCRIPT, ModelCard, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
@@ -89,7 +89,7 @@ def model_card(model_name: str, parts: VersionParts, evaluation: Manifest, cache
         model_digest=parts.train.identity["model_digest"],
         training=TrainConfig.model_validate(parts.train.facts["config"]),
         features=FeatureConfig.model_validate(parts.features.config),
-        generation=GenerationConfig(max_new_tokens=evaluation.config["max_new_tokens"]),
+        generation=EvaluationConfig.model_validate(evaluation.config).generation,
         num_patches=parts.features.facts["num_patches"],
         vision_width=parts.features.facts["vision_width"],
         answer_space=AnswerSpace.model_validate(parts.train.facts["answer_space"]),

@@ -24,7 +24,7 @@ from infra.progress import Silent
 from infra.settings import Settings, TrainResources, load_profile
 from infra.store import LocalStore
 from infra.workspace import Workspace
-from training.answering import Answerer, questions_of, swapped
+from training.answering import Answerer, questions_of, swapped, units_of
 from training.config import TrainConfig
 from training.job import TrainJob
 from training.language_model import LanguageModel
@@ -131,14 +131,15 @@ def answered(
         found.output.model_dump(mode="json"),
         world.features.model_dump(mode="json"),
         str(world.language_model_dir),
-        {"threads": 1, "batch_size": 128, "max_new_tokens": max_new_tokens},
+        {"threads": 1, "batch_size": 128, "generation": {"max_new_tokens": max_new_tokens}},
     )
     control = swapped([example.image_id for example in examples], seed=0)
-    answers = answerer.run(questions_of(examples, found.model.config, control))
-    return (
-        {example_id: answer.prediction for example_id, answer in answers.items()},
-        {example_id: answer.control_prediction for example_id, answer in answers.items()},
-    )
+    questions = questions_of(examples, found.model.config, control)
+    asked = [one for question in questions for one in question.asked]
+    (unit,) = units_of(asked, len(asked)).values()
+    texts = dict(zip(unit, answerer.run(unit), strict=True))
+    own, other = ({each.example_id: texts[each.asked[place]] for each in questions} for place in (0, 1))
+    return own, other
 
 
 def tower_for(source: Path, folder: Path, size_px: int) -> Path:

@@ -1,57 +1,43 @@
 """The evaluate step: what it makes, that it makes it once, and what it does where it is stopped or lied to."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
+from evaluating import CONFIG, evaluated, file_of, request_of, rows_of, units_here
 
 from data_prep.features import FeatureStore
 from infra.errors import DataError, IntegrityError
-from infra.outputs import Manifest, ensure_output, find_output
+from infra.outputs import find_output
 from infra.progress import Silent
 from infra.ray import connected
 from infra.settings import ActorResources, RayResources
 from infra.workspace import Workspace
 from training import evaluate as step
-from training.answering import Question
-from training.evaluate import EvaluationInputs, evaluate, evaluate_request
-from training.evaluation_config import EvaluationConfig
-from training.generation import generate
+from training.generation import Asked, generate
 from training.scoring import score
 from training.trained import load_trained
 
-CONFIG = EvaluationConfig(max_new_tokens=5, gallery_examples=2)
 NUM_ANSWERED = 20
-"""Ten test images with a caption and a question each; the third task was not trained."""
+"""Ten test images with a caption and a question each; the third task was not trained. As many texts are generated: with
+two prompts in all, what is asked of a swapped image is asked of its own example too."""
 
 
 @pytest.fixture
 def workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Units of six questions, so that there are four."""
-    monkeypatch.setattr(step, "QUESTIONS_PER_UNIT", 6)
+    """Units of six texts, so that there are four."""
+    monkeypatch.setattr(step, "TEXTS_PER_UNIT", 6)
     actors = ActorResources(num_actors=1, rows_per_batch=4, max_restarts=0)
     return replace(workspace, profile=workspace.profile.model_copy(update={"evaluate": actors}))
 
 
 @pytest.fixture
-def units_run(monkeypatch: pytest.MonkeyPatch) -> list[list[Question]]:
-    """Answer in this process instead of in actors; the list holds the units that were answered."""
-    answered: list[list[Question]] = []
-
-    def here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:
-        answerer = worker(**arguments)
-        for name, unit in units.items():
-            answered.append(unit)
-            keep(name, answerer.run(unit))
-
-    monkeypatch.setattr(step, "run_units", here)
-    return answered
+def units_run(monkeypatch: pytest.MonkeyPatch) -> list[list[Asked]]:
+    return units_here(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -61,26 +47,6 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def evaluated(world: Any, workspace: Workspace, config: EvaluationConfig = CONFIG) -> tuple[Manifest, bool]:
-    inputs = EvaluationInputs("tiny", world.train, world.dataset, world.features, world.language_model_folder)
-    request = request_of(world, config)
-    return ensure_output(workspace.store, request, lambda attempt: evaluate(config, inputs, attempt, workspace), {})
-
-
-def request_of(world: Any, config: EvaluationConfig = CONFIG) -> Any:
-    return evaluate_request(config, "tiny", world.train, world.dataset, world.features)
-
-
-def file_of(manifest: Manifest, name: str, workspace: Workspace) -> Path:
-    (part,) = [part for part in manifest.parts if part.name == f"report/{name}"]
-    return workspace.cache.path("evaluate", part)
-
-
-def rows_of(manifest: Manifest, workspace: Workspace) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(file_of(manifest, "predictions.parquet", workspace)).to_pylist()
-    return rows
-
-
 def answer_alone(world: Any, workspace: Workspace) -> Callable[[str, str], str]:
     """(image id, text before the answer) → the model's text, one image at a time."""
     features = FeatureStore(world.features, workspace.cache)
@@ -88,7 +54,7 @@ def answer_alone(world: Any, workspace: Workspace) -> Callable[[str, str], str]:
 
     def answer(image_id: str, prompt: str) -> str:
         patches_1PV = torch.from_numpy(features.gather([image_id]).astype(np.float32))
-        return generate(model, language_model, patches_1PV, [prompt], CONFIG.max_new_tokens)[0]
+        return generate(model, language_model, patches_1PV, [Asked(image_id, prompt)], CONFIG.generation)[0]
 
     return answer
 
@@ -143,7 +109,7 @@ def test_damaged_weights_are_named(ray: None, trained_world: Any, workspace: Wor
 
 
 def test_the_second_evaluation_answers_nothing(
-    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     first, reused = evaluated(trained_world, workspace)
     assert not reused and sum(map(len, units_run)) == NUM_ANSWERED
@@ -166,7 +132,7 @@ class StopsAfter(Silent):
 
 
 def test_a_stopped_evaluation_commits_nothing_and_answers_only_the_rest(
-    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     undisturbed, _ = evaluated(trained_world, workspace)
     all_units = list(units_run)
@@ -186,7 +152,7 @@ def test_a_stopped_evaluation_commits_nothing_and_answers_only_the_rest(
 
 
 def test_fewer_test_images_are_the_first_by_id(
-    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     few = CONFIG.model_copy(update={"max_test_images": 3})
     rows = rows_of(evaluated(trained_world, workspace, few)[0], workspace)
@@ -195,7 +161,7 @@ def test_fewer_test_images_are_the_first_by_id(
     assert {row["control_image_id"] for row in rows} == set(first)
 
 
-def test_an_empty_test_split_is_told(units_run: list[list[Question]], trained_world: Any, workspace: Workspace) -> None:
+def test_an_empty_test_split_is_told(units_run: list[list[Asked]], trained_world: Any, workspace: Workspace) -> None:
     images_only = trained_world.dataset.draft.model_copy(update={"parts": trained_world.dataset.parts_of("images")})
     dataset = trained_world.dataset.model_copy(update={"draft": images_only})
     with pytest.raises(DataError, match="the test split is empty; expected at least 2 images"):
@@ -203,7 +169,7 @@ def test_an_empty_test_split_is_told(units_run: list[list[Question]], trained_wo
 
 
 def test_a_test_split_of_untrained_tasks_only_is_told(
-    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     trained_on = {**trained_world.train.facts["config"], "objectives": {"classify": {}}}
     draft = trained_world.train.draft.model_copy(update={"facts": {**trained_world.train.facts, "config": trained_on}})
@@ -213,7 +179,7 @@ def test_a_test_split_of_untrained_tasks_only_is_told(
 
 
 def test_a_report_may_be_without_pictures(
-    units_run: list[list[Question]], trained_world: Any, workspace: Workspace
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     manifest, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update={"gallery_examples": 0}))
     assert "data:image" not in file_of(manifest, "report.html", workspace).read_text()

@@ -1,0 +1,167 @@
+"""A second evaluation of a model generates what is new, and answers as if it had generated everything."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from evaluating import CONFIG, evaluated, file_of, request_of, rows_of, units_here
+from stored_parts import made_by
+
+from data_prep.schemas import predictions_schema
+from flows.forget import forget
+from infra.errors import IntegrityError
+from infra.gc import find_garbage
+from infra.outputs import Attempt, Draft, Manifest, ensure_output, part_key
+from infra.part_cache import PartCache
+from infra.progress import Silent
+from infra.settings import Profile, Settings
+from infra.store import LocalStore
+from infra.workspace import Workspace
+from training.answering import prompt_of, swapped
+from training.evaluation_config import EvaluationConfig
+from training.generation import Asked, Sampling
+from training.prediction_cache import FACT, earlier_texts, told
+
+FIRST = 6
+"""Of ten test images."""
+FEW = CONFIG.model_copy(update={"max_test_images": FIRST})
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[list[Asked]]:
+    return units_here(monkeypatch)
+
+
+def texts_of(manifest: Manifest) -> dict[str, int]:
+    found: dict[str, int] = manifest.facts["num_texts"]
+    return found
+
+
+def from_scratch(world: Any, config: EvaluationConfig, workspace: Workspace, folder: Path) -> list[dict[str, Any]]:
+    """Rows of a store that knows everything but evaluations."""
+    store = LocalStore(folder / "fresh")
+    for key in workspace.store.list(""):
+        if not key.startswith("evaluate/"):
+            store.write(key, workspace.store.read(key) or b"")
+    fresh = replace(workspace, store=store, cache=PartCache(store, folder / "fresh-cache"))
+    return rows_of(evaluated(world, fresh, config)[0], fresh)
+
+
+def test_a_grown_test_split_costs_the_new_texts(
+    answered: list[list[Asked]], trained_world: Any, workspace: Workspace, tmp_path: Path
+) -> None:
+    few, _ = evaluated(trained_world, workspace, FEW)
+    assert texts_of(few) == {"generated": 2 * FIRST, "reused": 0}
+    before = [one for unit in answered for one in unit]
+    answered.clear()
+    whole, reused = evaluated(trained_world, workspace)
+    assert not reused
+    generated = [one for unit in answered for one in unit]
+    image_ids = sorted({each.image_id for each in trained_world.test_examples})
+    assert {one.image_id for one in generated} == set(image_ids[FIRST:])
+    assert not set(generated) & set(before)
+    assert texts_of(whole) == {"generated": 2 * (10 - FIRST), "reused": 2 * FIRST}
+    answered.clear()
+    assert rows_of(whole, workspace) == from_scratch(trained_world, CONFIG, workspace, tmp_path)
+    assert len(answered[0]) == 20
+
+
+def test_other_pictures_in_the_report_and_other_swapped_images_cost_no_text_that_is_known(
+    monkeypatch: pytest.MonkeyPatch, trained_world: Any, workspace: Workspace, tmp_path: Path
+) -> None:
+    """Here each image has been asked about each prompt already."""
+    answered = units_here(monkeypatch)
+    evaluated(trained_world, workspace)
+    answered.clear()
+    other = CONFIG.model_copy(update={"gallery_examples": 0, "control_seed": 1})
+    second, reused = evaluated(trained_world, workspace, other)
+    assert not reused and answered == []  # no unit, so no actor and no Ray
+    assert texts_of(second) == {"generated": 0, "reused": 20}
+    assert rows_of(second, workspace) == from_scratch(trained_world, other, workspace, tmp_path)
+    image_ids = [each.image_id for each in trained_world.test_examples]
+    assert {row["image_id"]: row["control_image_id"] for row in rows_of(second, workspace)} == swapped(image_ids, 1)
+
+
+def test_texts_about_swapped_images_are_known_too(trained_world: Any, workspace: Workspace, tmp_path: Path) -> None:
+    row = {"task": "vqa", "prompt": "which digit", "image_id": "1" * 64, "prediction": "own"}
+    row |= {"control_image_id": "2" * 64, "control_prediction": "other"}
+
+    def produce(attempt: Attempt) -> Draft:
+        table = pa.Table.from_pylist([dict.fromkeys(predictions_schema().names) | row], predictions_schema())
+        pq.write_table(table, tmp_path / "predictions")
+        part = attempt.add_part(tmp_path / "predictions", "predictions", 1)
+        return Draft(parts=[part], identity={}, facts={FACT: told(CONFIG.generation)})
+
+    request, config = request_of(trained_world), trained_world.config
+    ensure_output(workspace.store, request, produce, {})
+    asked = [Asked(digit * 64, prompt_of(config, "vqa", "which digit")) for digit in "123"]
+    found = earlier_texts(asked, CONFIG.generation, config, request, workspace)
+    assert found == {asked[0]: "own", asked[1]: "other"}
+    another = [Asked("1" * 64, prompt_of(config, "caption", ""))]
+    assert earlier_texts(another, CONFIG.generation, config, request, workspace) == {}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"max_new_tokens": 4}, {"strategy": Sampling(kind="sampling")}], ids=lambda changed: next(iter(changed))
+)
+def test_another_way_of_generating_reuses_nothing(
+    answered: list[list[Asked]], trained_world: Any, workspace: Workspace, changed: dict[str, Any]
+) -> None:
+    evaluated(trained_world, workspace)
+    other, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update=changed))
+    assert texts_of(other) == {"generated": 20, "reused": 0}
+    # Of several earlier evaluations, the one that fits is found.
+    again, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update={"gallery_examples": 1}))
+    assert texts_of(again) == {"generated": 0, "reused": 20}
+
+
+@pytest.mark.parametrize("of", ["train", "features"])
+def test_another_model_or_other_features_reuse_nothing(
+    answered: list[list[Asked]], trained_world: Any, workspace: Workspace, of: str
+) -> None:
+    evaluated(trained_world, workspace)
+    name = {"train": "model_digest", "features": "encoder_key"}[of]
+    before = getattr(trained_world, of)
+    after = made_by(before.step, before.parts, {**before.identity, name: "9" * 64}, before.facts)
+    other = replace(trained_world, **{of: after})
+    assert texts_of(evaluated(other, workspace)[0]) == {"generated": 20, "reused": 0}
+
+
+def test_texts_of_an_earlier_version_of_generation_are_not_reused(
+    answered: list[list[Asked]], trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated(trained_world, workspace, FEW)
+    monkeypatch.setattr("training.prediction_cache.GENERATION_VERSION", 99)
+    assert texts_of(evaluated(trained_world, workspace)[0])["reused"] == 0
+
+
+def test_texts_of_a_forgotten_image_are_gone_and_gc_keeps_the_rest(
+    answered: list[list[Asked]], trained_world: Any, workspace: Workspace
+) -> None:
+    """An output that names a forgotten image goes as a whole, with its texts; one that does not stays."""
+    store = workspace.store
+    few, _ = evaluated(trained_world, workspace, FEW)
+    whole, _ = evaluated(trained_world, workspace)
+    garbage = find_garbage(store, workspace.cache.folder, grace_seconds=-60)
+    assert not [one for one in garbage if one.object.key.startswith("evaluate/")]
+    gone = sorted({each.image_id for each in trained_world.test_examples})[-1]
+    assert forget([gone], workspace).evaluations == [f"evaluate/{whole.fingerprint}"]
+    (part,) = few.parts_of("predictions")
+    assert store.exists(part_key("evaluate", part.digest))
+    assert not any(store.exists(part_key("evaluate", part.digest)) for part in whole.parts_of("predictions"))
+
+
+def test_an_earlier_evaluation_that_is_damaged_is_named(
+    answered: list[list[Asked]], trained_world: Any, store: LocalStore, profile: Profile, workspace: Workspace
+) -> None:
+    evaluated(trained_world, workspace, FEW)
+    path = file_of(evaluated(trained_world, workspace, FEW)[0], "predictions.parquet", workspace)
+    stored = store.folder / "evaluate" / "parts" / path.name
+    stored.write_bytes(stored.read_bytes()[:-1])
+    elsewhere = Workspace(Settings(), profile, store, PartCache(store, store.folder.with_name("another")), Silent())
+    with pytest.raises(IntegrityError, match=f"evaluate/parts/{path.name}"):
+        evaluated(trained_world, elsewhere)
+    assert not store.exists(request_of(trained_world).manifest_key)
