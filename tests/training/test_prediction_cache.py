@@ -4,22 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from evaluating import CONFIG, evaluated, file_of, request_of, rows_of, units_here
 from stored_parts import made_by
 
+from data_prep.schemas import predictions_schema
 from flows.forget import forget
 from infra.errors import IntegrityError
 from infra.gc import find_garbage
-from infra.outputs import Manifest, part_key
+from infra.outputs import Attempt, Draft, Manifest, ensure_output, part_key
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.store import LocalStore
 from infra.workspace import Workspace
-from training.answering import swapped
+from training.answering import prompt_of, swapped
 from training.evaluation_config import EvaluationConfig
 from training.generation import Asked, Sampling
+from training.prediction_cache import FACT, earlier_texts, told
 
 FIRST = 6
 """Of ten test images."""
@@ -79,6 +83,25 @@ def test_other_pictures_in_the_report_and_other_swapped_images_cost_no_text_that
     assert rows_of(second, workspace) == from_scratch(trained_world, other, workspace, tmp_path)
     image_ids = [each.image_id for each in trained_world.test_examples]
     assert {row["image_id"]: row["control_image_id"] for row in rows_of(second, workspace)} == swapped(image_ids, 1)
+
+
+def test_texts_about_swapped_images_are_known_too(trained_world: Any, workspace: Workspace, tmp_path: Path) -> None:
+    row = {"task": "vqa", "prompt": "which digit", "image_id": "1" * 64, "prediction": "own"}
+    row |= {"control_image_id": "2" * 64, "control_prediction": "other"}
+
+    def produce(attempt: Attempt) -> Draft:
+        table = pa.Table.from_pylist([dict.fromkeys(predictions_schema().names) | row], predictions_schema())
+        pq.write_table(table, tmp_path / "predictions")
+        part = attempt.add_part(tmp_path / "predictions", "predictions", 1)
+        return Draft(parts=[part], identity={}, facts={FACT: told(CONFIG.generation)})
+
+    request, config = request_of(trained_world), trained_world.config
+    ensure_output(workspace.store, request, produce, {})
+    asked = [Asked(digit * 64, prompt_of(config, "vqa", "which digit")) for digit in "123"]
+    found = earlier_texts(asked, CONFIG.generation, config, request, workspace)
+    assert found == {asked[0]: "own", asked[1]: "other"}
+    another = [Asked("1" * 64, prompt_of(config, "caption", ""))]
+    assert earlier_texts(another, CONFIG.generation, config, request, workspace) == {}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def _evaluated(world: SecondWorld, number: int) -> dict[str, Any]:
         )
     manifest, reused = found
     assert not reused, "each evaluation is another one"
-    return {"seconds": timed.seconds, "rows": manifest.num_rows, **manifest.facts["num_texts"]}
+    measured = {"seconds": timed.seconds, "cpu_seconds": timed.cpu_seconds}
+    return {**measured, "rows": manifest.num_rows, **manifest.facts["num_texts"]}
 
 
 def _here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:

@@ -28,6 +28,7 @@ def measure(plan: Plan) -> Iterator[Result]:
         answers = [side.ask("evaluate_again", **asked, number=number + 1) for number in range(plan.rounds)]
     assert all(answer["generated"] == 0 and answer["rows"] == first["rows"] for answer in answers), answers
     runs = runs_of(side, asked, "s", [answer["seconds"] for answer in answers])
+    runs.runs_by_cpu.extend(round(answer["cpu_seconds"], 4) for answer in answers)
     conditions = CONDITIONS.format(rows=first["rows"], images=plan.num_cached_images)
     yield Result(
         "second evaluation, all cached",

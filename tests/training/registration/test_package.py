@@ -11,6 +11,7 @@ from data_prep.pretrained import PretrainedRef
 from infra.errors import ConfigError, DataError, IntegrityError
 from infra.outputs import Draft, OutputRequest, ensure_output, upload_part
 from infra.store import LocalStore
+from training.generation import Beam, Greedy, Sampling, Strategy
 from training.package import CARD, README, SCRIPT, TRAINABLES, read_package, write_package
 from training.predictor import Predictor, answer_table
 from training.version import model_card
@@ -71,8 +72,17 @@ def test_a_changed_frozen_model_is_refused(world: Any, package: Path, tmp_path: 
         Predictor.load(other, world.cache.folder)
 
 
-def test_answers_do_not_depend_on_the_batch(world: Any, package: Path) -> None:
-    predictor = Predictor.load(package, world.cache.folder, threads=1)
+@pytest.mark.parametrize(
+    "strategy",
+    [Greedy(), Beam(kind="beam", num_beams=2), Sampling(kind="sampling", temperature=2.0)],
+    ids=lambda strategy: strategy.kind,
+)
+def test_answers_do_not_depend_on_the_batch(world: Any, package: Path, tmp_path: Path, strategy: Strategy) -> None:
+    card = read_package(package).card
+    card = card.model_copy(update={"generation": card.generation.model_copy(update={"strategy": strategy})})
+    written = write_package(tmp_path / "with-strategy", card, package / TRAINABLES)
+    predictor = Predictor.load(written.folder, world.cache.folder, threads=1)
+    assert predictor.package.card.generation.strategy == strategy
     captions = predictor.caption(world.images)
     assert captions == [predictor.caption([image])[0] for image in world.images]
     questions = ["how many?", "what is the colour of the seven?", "what?"]
