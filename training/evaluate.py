@@ -21,8 +21,9 @@ from training.evaluation_config import EvaluationConfig
 from training.gallery import gallery
 from training.generation import Asked
 from training.prediction_cache import FACT, earlier_texts, told
-from training.report import REPORT_SCHEMA_VERSION, Report, render_report, report_json
-from training.scoring import Scores, score, slices
+from training.report import REPORT_SCHEMA_VERSION, Report, report_json
+from training.report_page import GalleryItem, render_report
+from training.scoring import Scores, by_label, intervals, score, slices
 
 STEP = "evaluate"
 VERSION = 2
@@ -103,7 +104,12 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             "model_digest": inputs.train.identity["model_digest"],
         },
         counts={"rows_out": len(rows)},
-        facts={"metrics": metrics, "control": control_metrics, **answer_facts},
+        facts={
+            "metrics": metrics,
+            "control": control_metrics,
+            "intervals": {name: [found.low, found.high] for name, found in report.intervals.items()},
+            **answer_facts,
+        },
     )
 
 
