@@ -21,7 +21,7 @@ def test_both_sides_generate_the_same_texts_and_a_second_evaluation_none(tmp_pat
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert [set(result["sides"]) for result in found] == [{"frostline", "generate"}] * 2 + [{"frostline"}]
+    assert [set(result["sides"]) for result in found] == [{"frostline", "generate"}] * 3 + [{"frostline"}]
     for result in found:
         assert result.keys() >= {"name", "value", "unit", "goal", "higher_is_better", "sides"}
         for side in result["sides"].values():

@@ -17,12 +17,7 @@ CONDITIONS = (
 )
 
 
-def measure(plan: Plan) -> Iterator[Result]:
-    for case in plan.answering:
-        yield _measure(case, plan)
-
-
-def _measure(case: Case, plan: Plan) -> Result:
+def measure(case: Case, plan: Plan) -> Iterator[Result]:
     asked = {"folder": str(world_of(case, plan.root))}
     with (
         Side("frostline", sys.executable, "evaluation/frostline_side.py", plan.cores) as frostline,
@@ -45,4 +40,4 @@ def _measure(case: Case, plan: Plan) -> Result:
         tokens=case.max_new_tokens,
         batch=case.batch_size,
     )
-    return ratio(f"answering, {case.name}", ("frostline", "generate"), sides, GOAL, conditions)
+    yield ratio(f"answering, {case.name}", ("frostline", "generate"), sides, GOAL, conditions)
