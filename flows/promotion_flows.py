@@ -10,13 +10,15 @@ from training import promoting
 
 @flow(name="promote", flow_run_name="promote-{model}-{version}", persist_result=False)
 def promote(
-    model: str, version: str, reason: str | None = None, force: bool = False, store_uri: str | None = None
+    model: str, version: str | int, reason: str | None = None, force: bool = False, store_uri: str | None = None
 ) -> dict[str, Any]:
     """Make a version champion by hand. `version` is a number or an alias; `force` overrules the gate.
 
     Returns the object of `frostline promote --json`."""
     return _told(
-        promotions.change_champion(model, store_uri, lambda place: promoting.promote(place, version, reason, force))
+        promotions.change_champion(
+            model, store_uri, lambda place: promoting.promote(place, str(version), reason, force)
+        )
     )
 
 

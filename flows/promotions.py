@@ -15,6 +15,7 @@ from infra.logs import engines_to, new_log_file
 from infra.progress import Silent
 from infra.workspace import Workspace
 from training.candidate import ModelPlace
+from training.champion import mirror
 from training.comparison import Comparison, compare
 from training.ledger import LedgerEntry, history
 from training.promoting import Change, promote, rollback
@@ -38,10 +39,8 @@ def rollback_command(model: str, reason: str | None, store: str | None, as_json:
 
 
 def history_command(model: str, store: str | None, as_json: bool) -> None:
-    from training.champion import mirror
-
-    with _opened(model, store) as (place, _, output):
-        mirror(place)
+    with _opened(model, store) as (place, _, output, error):
+        _catch_up(place, error)
         entries = history(place.store, model)
         aliases = place.registry.aliases(model)
         if as_json:
@@ -57,10 +56,8 @@ def history_command(model: str, store: str | None, as_json: bool) -> None:
 
 
 def compare_command(model: str, a: str, b: str, store: str | None, as_json: bool) -> None:
-    from training.champion import mirror
-
-    with _opened(model, store) as (place, _, output):
-        mirror(place)
+    with _opened(model, store) as (place, _, output, error):
+        _catch_up(place, error)
         found = compare(place, a, b)
         if as_json:
             print(found.model_dump_json(indent=2), file=output)
@@ -71,7 +68,7 @@ def compare_command(model: str, a: str, b: str, store: str | None, as_json: bool
 def export_command(model_uri: str, folder: Path, store: str | None, as_json: bool) -> None:
     from training.export import export
 
-    with _opened(model_uri, store) as (place, workspace, output):
+    with _opened(model_uri, store) as (place, workspace, output, _):
         version = place.registry.resolve(model_uri)
         files = export(place.registry, version, workspace.cache, folder)
         if as_json:
@@ -96,7 +93,7 @@ def change_champion(model: str, store: str | None, change: Callable[[ModelPlace]
 
 
 def _change_command(model: str, store: str | None, as_json: bool, change: Callable[[ModelPlace], Change]) -> None:
-    with _opened(model, store) as (place, _, output):
+    with _opened(model, store) as (place, _, output, error):
         made = change(place)
         problem = tell_changes(place.store, model)
         if as_json:
@@ -107,18 +104,25 @@ def _change_command(model: str, store: str | None, as_json: bool, change: Callab
         done = "is champion now" if made.changed else "is the champion already; nothing changed"
         _say(console, f"\n{model}: version {made.entry.version} {done}")
         if problem:
-            _say(console, f"warning: {problem}")
+            print(f"warning: {problem}", file=error)
         _say(console, f"back: frostline rollback {model}   all changes: frostline history {model}")
 
 
+def _catch_up(place: ModelPlace, error: TextIO) -> None:
+    """Repair what a crash left behind, enter what a person chose in MLflow, and tell it."""
+    mirror(place)
+    if problem := tell_changes(place.store, place.model_name):
+        print(f"warning: {problem}", file=error)
+
+
 @contextmanager
-def _opened(model: str, store: str | None) -> Iterator[tuple[ModelPlace, Workspace, TextIO]]:
-    """Where the model is, and the stream that reaches the person: what MLflow says goes to the log."""
+def _opened(model: str, store: str | None) -> Iterator[tuple[ModelPlace, Workspace, TextIO, TextIO]]:
+    """Where the model is, and (output, error) that reach the person: what MLflow says goes to the log."""
     from infra.tracking import Registry
 
     workspace = open_workspace("laptop", Silent(), store)
-    with engines_to(new_log_file(workspace.settings.logs)) as (output, _):
-        yield ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model), workspace, output
+    with engines_to(new_log_file(workspace.settings.logs)) as (output, error):
+        yield ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model), workspace, output, error
 
 
 def _changed(place: ModelPlace, made: Change, problem: str | None) -> dict[str, Any]:
@@ -136,11 +140,11 @@ def _told(entry: LedgerEntry) -> dict[str, Any]:
 
 
 def _show_entries(console: Console, entries: list[LedgerEntry]) -> None:
-    table = Table("", "when", "what", "version", "over", "model", "why", box=None, header_style="bold", pad_edge=False)
+    table = Table("", "when", "what", "version", "over", "why", box=None, header_style="bold", pad_edge=False)
     for entry in entries:
         over = entry.previous_version or "none"
         table.add_row(
-            str(entry.number), entry.decided_at, TOLD[entry.kind], entry.version, over, entry.model_digest[:12],
+            str(entry.number), entry.decided_at, TOLD[entry.kind], entry.version, over,
             "\n".join(entry.reasons),
         )  # fmt: skip
     console.print(table, highlight=False, markup=False)

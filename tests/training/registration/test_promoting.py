@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,11 @@ def test_an_alias_moved_by_hand_is_entered_as_that(model: Model) -> None:
     assert model.told[2:] == [("alias_moved_by_hand", "1", "2")]
     rollback(model.place, None)
     assert model.aliases == {"champion": "2", "previous": "1"}
+    # Whoever changes the champion next looks first.
+    model.add()
+    model.move("3")
+    model.promote("1")
+    assert model.told[4:] == [("alias_moved_by_hand", "3", "2"), ("promoted_by_hand", "1", "3")]
 
 
 def test_an_alias_that_was_removed_is_set_again(model: Model) -> None:
@@ -370,6 +376,35 @@ def test_sixteen_promoters_leave_one_entry_per_number_and_aliases_that_follow(mo
         assert sorted(won, key=lambda entry: entry.number) == entries
         assert model.aliases["champion"] == entries[-1].version
     assert {kind for kind, _, _ in model.told} == {"promoted_by_hand"}, "no racer is taken for a person"
+
+
+class Late(Registry):
+    """Held up between reading the ledger and setting the alias: the rest of the world goes on."""
+
+    def __init__(self, model: Model, world_looks: bool) -> None:
+        super().__init__(model.place.registry.uri)
+        self.model, self.world_looks, self.is_held_up = model, world_looks, True
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        held_up, self.is_held_up = self.is_held_up and alias == "champion", False
+        if held_up:
+            self.model.promote("3")
+        super().set_alias(name, alias, version)
+        if held_up and self.world_looks:
+            assert self.model.aliases["champion"] == "2"
+            mirror(self.model.place)
+
+
+@pytest.mark.parametrize("world_looks", [False, True])
+def test_a_slow_promoter_does_not_leave_its_outdated_alias_and_is_not_taken_for_a_person(
+    model: Model, world_looks: bool
+) -> None:
+    for _ in range(3):
+        model.add()
+    model.promote("1")
+    promote(replace(model.place, registry=Late(model, world_looks)), "2", None, force=False)
+    assert model.told[1:] == [("promoted_by_hand", "2", "1"), ("promoted_by_hand", "3", "2")]
+    assert model.aliases == {"champion": "3", "previous": "2"}
 
 
 @pytest.mark.faults

@@ -16,8 +16,10 @@ from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.tracking import PACKAGE_PATH, Registry
 from infra.workspace import Workspace
+from training.candidate import ModelPlace
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
+from training.promoting import rollback
 from training.promotion import ControlMargin, PromotionRule
 from training.register import (
     RegisterNames,
@@ -160,6 +162,51 @@ def test_a_champion_that_changed_meanwhile_stops_the_decision(world: Any, places
     places.register(world.trained(1))
     with pytest.raises(PlatformError, match="another champion than a moment ago; expected no champion"):
         register(registration, Attempt(world.store, request), places.workspace)
+    assert places.aliases == {"champion": "1"}
+
+
+def commit_training(world: Any) -> Any:
+    train = world.parts.train
+    world.store.create(f"train/{train.fingerprint}/manifest.json", train.model_dump_json().encode())
+    return world
+
+
+def test_a_model_meets_the_champion_that_a_person_chose_in_mlflow(world: Any, places: Places) -> None:
+    places.register(commit_training(world))
+    places.register(commit_training(world.trained(1)))
+    places.registry.set_alias(places.model_name, "champion", "2")
+    better = world.trained(5)
+    with pytest.raises(PlatformError, match="Start again: only the decision is made anew"):
+        places.register(better)
+    made, _ = places.register(better)
+    assert made.inputs["champion_digest"] == digest_of(places, "2")
+    assert [entry.kind for entry in history(world.store, places.model_name)] == [
+        "promotion", "alias_moved_by_hand", "promotion",
+    ]  # fmt: skip
+    assert places.aliases == {"champion": "3", "previous": "2"}
+
+
+def digest_of(places: Places, version: str) -> str:
+    return str(places.registry.version(places.model_name, version).tags["model_digest"])
+
+
+def test_a_rollback_stands_when_the_decision_that_it_undid_is_finished_later(
+    world: Any, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process died between its promotion and its manifest."""
+    places.register(commit_training(world))
+    better = commit_training(world.trained(5))
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.register, "_set_aliases", dies)
+        with pytest.raises(KeyboardInterrupt):
+            places.register(better)
+    rollback(ModelPlace(world.store, places.registry, places.model_name), "worse at night")
+    places.register(better)
+    assert [entry.kind for entry in history(world.store, places.model_name)] == ["promotion", "promotion", "rollback"]
     assert places.aliases == {"champion": "1"}
 
 
