@@ -20,7 +20,7 @@ from promote_program import try_to_promote
 from flows.serving import answer
 from infra import log
 from infra.errors import ConfigError, IntegrityError
-from infra.outputs import Draft, Manifest, OutputRequest
+from infra.outputs import Draft, Manifest, OutputRequest, upload_part
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.record import record_of
@@ -320,6 +320,17 @@ def test_an_export_goes_into_an_empty_folder_only_and_whole(model: Model, tmp_pa
     with pytest.raises(IntegrityError, match=TRAINABLES):
         export(model.place.registry, version, model.workspace.cache, tmp_path / "other")
     assert not (tmp_path / "other").exists() and [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_an_export_takes_the_adapter_of_peft_along(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "adapter").write_text("{}")
+    part = upload_part(model.place.store, "train", tmp_path / "adapter", "peft", 0, name="peft/adapter_config.json")
+    train = model.world.parts.train
+    draft = train.draft.model_copy(update={"parts": [*train.parts, part]})
+    made = Manifest.model_validate(train.model_dump(exclude={"digest"}) | {"draft": draft.model_dump()})
+    model.world = replace(model.world, parts=replace(model.world.parts, train=made))
+    export(model.place.registry, model.add(), model.workspace.cache, tmp_path / "exported")
+    assert (tmp_path / "exported" / "peft" / "adapter_config.json").read_text() == "{}"
 
 
 def test_two_versions_are_compared_on_the_same_test_rows_or_said_not_to_be(model: Model) -> None:
