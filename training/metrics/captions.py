@@ -7,12 +7,15 @@ tokens, so that nothing calls Java. BLEU: Papineni et al. 2002; ROUGE-L: Lin 200
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from infra.errors import DataError
 from training.metrics.tokenize import tokenize_caption
 
 BLEU_KEYS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 CAPTION_KEYS = (*BLEU_KEYS, "rouge_l", "cider_d")
+MAX_REMEMBERED = 2**16
+"""Captions whose tokens are kept."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,24 @@ def score_captions(predictions: Sequence[str], references: Sequence[Sequence[str
     example without references.
     """
     _check(predictions, references)
-    hypotheses = [" ".join(tokenize_caption(prediction)) for prediction in predictions]
-    targets = [[" ".join(tokenize_caption(reference)) for reference in several] for several in references]
+    hypotheses = [_spaced(prediction) for prediction in predictions]
+    targets = [[_spaced(reference) for reference in several] for several in references]
     # A reference without words ("?") would count as a shortest reference in BLEU and as a perfect match in ROUGE-L.
     targets = [[target for target in several if target] or [""] for several in targets]
 
-    per_example = _bleu_and_rouge(hypotheses, targets)
-    corpus = {"rouge_l": _mean(per_example["rouge_l"])}
-    corpus |= dict(zip(BLEU_KEYS, _corpus_bleu(hypotheses, targets), strict=True))
+    corpus, per_example = _bleu(hypotheses, targets)
+    per_example["rouge_l"] = _rouge(hypotheses, targets)
+    corpus["rouge_l"] = _mean(per_example["rouge_l"])
     if len(hypotheses) > 1:
         per_example["cider_d"] = _cider(hypotheses, targets)
         corpus["cider_d"] = _mean(per_example["cider_d"])
     return CaptionScores(corpus=corpus, per_example=per_example)
+
+
+@lru_cache(MAX_REMEMBERED)
+def _spaced(caption: str) -> str:
+    """Its tokens with spaces between them. The references are asked for once more by the control."""
+    return " ".join(tokenize_caption(caption))
 
 
 def caption_exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -74,31 +83,28 @@ def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> N
         raise DataError(f"example {bare[0]} ({len(bare)} in all) has no reference; leave it out or give it one")
 
 
-def _corpus_bleu(hypotheses: list[str], targets: list[list[str]]) -> list[float]:
-    return [0.0] * 4 if not any(hypotheses) else _bleu(hypotheses, targets)[0]
+def _bleu(hypotheses: list[str], targets: list[list[str]]) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+    """For n = 1..4, the score of the corpus and that of each example."""
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    corpus, columns = Bleu(4).compute_score(dict(enumerate(targets)), _as_results(hypotheses), verbose=0)
+    if not any(hypotheses):
+        corpus = [0.0] * 4
+    per_example = {
+        key: tuple(float(score) if hypothesis else 0.0 for hypothesis, score in zip(hypotheses, column, strict=True))
+        for key, column in zip(BLEU_KEYS, columns, strict=True)
+    }
+    return dict(zip(BLEU_KEYS, map(float, corpus), strict=True)), per_example
 
 
-def _bleu_and_rouge(hypotheses: list[str], targets: list[list[str]]) -> dict[str, tuple[float, ...]]:
+def _rouge(hypotheses: list[str], targets: list[list[str]]) -> tuple[float, ...]:
     from pycocoevalcap.rouge.rouge import Rouge
 
     rouge = Rouge()
-    scores = {
-        key: tuple(float(score) if hypothesis else 0.0 for hypothesis, score in zip(hypotheses, column, strict=True))
-        for key, column in zip(BLEU_KEYS, _bleu(hypotheses, targets)[1], strict=True)
-    }
-    scores["rouge_l"] = tuple(
+    return tuple(
         float(rouge.calc_score([hypothesis], several)) if hypothesis else 0.0
         for hypothesis, several in zip(hypotheses, targets, strict=True)
     )
-    return scores
-
-
-def _bleu(hypotheses: list[str], targets: list[list[str]]) -> tuple[list[float], list[list[float]]]:
-    """The corpus score for n = 1..4, and for each n one score per example."""
-    from pycocoevalcap.bleu.bleu import Bleu
-
-    corpus, per_example = Bleu(4).compute_score(dict(enumerate(targets)), _as_results(hypotheses), verbose=0)
-    return corpus, per_example
 
 
 def _cider(hypotheses: list[str], targets: list[list[str]]) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ empty prediction is right where the answer is the letter a).
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from infra.errors import DataError
 
@@ -36,8 +37,11 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD_NOT_BEFORE_DIGIT = re.compile(r"\.(?!\d)")
 _NUM_AGREEING_PEOPLE = 3
+MAX_REMEMBERED = 2**16
+"""Answers whose normal form is kept: most are given many times."""
 
 
+@lru_cache(MAX_REMEMBERED)
 def normalize_answer(answer: str) -> str:
     """Lower case, without punctuation and articles, numbers up to ten as digits, contractions with their apostrophe."""
     text = " ".join(answer.split())
