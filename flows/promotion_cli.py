@@ -50,7 +50,7 @@ def rollback(
 
 @app.command()
 def history(model: ModelArgument, store: StoreOption = None, json: JsonOption = False) -> None:
-    """Every change of champion: when, by whom or what, over whom, and why.
+    """Every change of champion: when, how, over whom, and why.
 
     Example:  frostline history quickstart
     """
