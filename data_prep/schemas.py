@@ -156,11 +156,32 @@ def predictions_schema() -> pa.Schema:
             ("prompt", pa.string()),
             ("references", pa.list_(pa.string())),
             ("prediction", pa.string()),
+            ("confidence", pa.float64()),  # the text's probability; null where none is given
             ("control_prediction", pa.string()),  # the same prompt with another example's image
             ("control_image_id", pa.string()),
+            ("blind_prediction", pa.string()),  # the same prompt with the mean prefix
             ("scores", pa.map_(pa.string(), pa.float64())),
             ("control_scores", pa.map_(pa.string(), pa.float64())),
+            ("blind_scores", pa.map_(pa.string(), pa.float64())),
             ("attributes", pa.map_(pa.string(), pa.string())),
+        ]
+    )
+
+
+def replies_schema() -> pa.Schema:
+    """What was asked, and the reply: a row each."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("prompt", pa.string()),
+            ("kind", pa.string()),
+            ("target", pa.string()),
+            ("text", pa.string()),
+            ("log_likelihood", pa.float64()),
+            ("num_tokens", pa.int64()),
+            ("numbers", pa.list_(pa.float64())),
         ]
     )
 

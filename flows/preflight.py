@@ -5,24 +5,25 @@ from flows.plan import Plan
 from flows.recipe import Recipe
 from infra.errors import ConfigError
 from infra.workspace import Workspace
+from training.asking import kinds_of
 from training.promotion import METRIC_TASKS
 
 
 def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:
     """Raises ConfigError where evaluate would find nothing to ask, before a training is paid for."""
-    prompts = recipe.training.objectives.prompts if recipe.training.mapper is not None else {}
-    if until in (None, "evaluate", "register") and not prompts:
+    tasks = kinds_of(recipe.training)
+    if until in (None, "evaluate", "register") and not tasks:
         raise ConfigError(
             f"regime {recipe.training.regime.kind} with objectives {', '.join(recipe.training.objectives.names)} gives "
-            "no text, and evaluate scores text only; expected caption, vqa, or classify by text among them. Add one, "
-            "or stop after the training with --until train."
+            "no answers that evaluate could score; expected caption, vqa, classify or regress among the objectives, "
+            "behind a mapper. Add one, or stop after the training with --until train."
         )
     if until in (None, "register"):
         for metric in recipe.gate.metrics:
-            if METRIC_TASKS.get(metric, "caption") not in prompts:
+            if METRIC_TASKS.get(metric, "caption") not in tasks:
                 raise ConfigError(
                     f"promotion asks for {metric}, which is a metric of {METRIC_TASKS.get(metric, 'caption')}, and "
-                    f"training.objectives has {', '.join(sorted(prompts))}; expected metrics of what is trained. Name "
+                    f"training.objectives has {', '.join(sorted(tasks))}; expected metrics of what is trained. Name "
                     "another metric, or train that objective too."
                 )
 

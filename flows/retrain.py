@@ -126,7 +126,7 @@ def publish(summary: RunSummary, outputs: Mapping[str, Manifest]) -> None:
     create_table_artifact(rows, key="frostline-steps", description="Steps: reused or run")
     if summary.metrics:
         table = [
-            {"metric": name, "score": round(value, 4), "images swapped": round(summary.control.get(name, 0.0), 4)}
+            {"metric": name, "score": round(value, 4), **_controls(name, summary)}
             for name, value in summary.metrics.items()
         ]
         create_table_artifact(table, key="frostline-metrics", description="Test split, against the swapped images")
@@ -138,6 +138,11 @@ def publish(summary: RunSummary, outputs: Mapping[str, Manifest]) -> None:
         title = f"## {summary.model.name} version {summary.model.version}: {aliases}"
         text = f"{title}\n\n{reasons}\n\n[Report]({summary.report_uri})\n"
         create_markdown_artifact(text, key="frostline-decision", description="Promotion decision with its reasons")
+
+
+def _controls(name: str, summary: RunSummary) -> dict[str, float | None]:
+    told = {"images swapped": summary.control, "no image": summary.blind}
+    return {how: round(found[name], 4) if name in found else None for how, found in told.items()}
 
 
 def _start_server() -> None:

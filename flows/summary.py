@@ -9,7 +9,12 @@ from pydantic import BaseModel, ConfigDict
 from infra.outputs import Manifest
 from infra.workspace import Workspace
 
-METRICS = ("vqa_accuracy", "caption_exact_match", "bleu_4", "rouge_l", "cider_d")
+METRICS = (
+    "vqa_accuracy", "accuracy", "f1_macro", "caption_exact_match", "bleu_4", "rouge_l", "cider_d",
+    "hard_negative_accuracy",
+    "perplexity", "neg_mse", "mse", "pearson", "spearman", "text_to_image_recall_at_1", "text_to_image_recall_at_5",
+    "image_to_text_recall_at_1", "image_to_text_recall_at_5",
+)  # fmt: skip
 """What a run shows; the report has every metric."""
 
 
@@ -41,6 +46,9 @@ class RunSummary(BaseModel):
     intervals: dict[str, tuple[float, float]] = {}
     """Low and high ends, of the metrics that are means over examples."""
     control: dict[str, float] = {}
+    """With the images swapped."""
+    blind: dict[str, float] = {}
+    """With the mean prefix in place of every image's."""
     model: RegisteredModel | None = None
     report_uri: str | None = None
     warnings: list[str] = []
@@ -62,7 +70,9 @@ def summarise(steps: list[StepResult], outputs: dict[str, Manifest], workspace: 
     found: dict[str, Any] = {"steps": steps}
     if "evaluate" in outputs:
         facts = outputs["evaluate"].facts
-        found |= {name: _in_order(facts[name]) for name in ("metrics", "control")} | {"intervals": facts["intervals"]}
+        found |= {name: _in_order(facts[name]) for name in ("metrics", "control", "blind")} | {
+            "intervals": facts["intervals"]
+        }
         found["report_uri"] = report_uri(outputs["evaluate"], workspace)
     if "register" in outputs:
         found["model"] = _registered(outputs["register"], workspace)

@@ -137,11 +137,13 @@ def steps_table(summary: RunSummary) -> Table:
 
 
 def metrics_table(summary: RunSummary) -> Table:
-    table = Table("metric", "score", "95 % interval", "images swapped", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "metric", "score", "95 % interval", "images swapped", "no image", box=None, header_style="bold", pad_edge=False
+    )
     for name, value in summary.metrics.items():
-        control = summary.control.get(name)
         between = " to ".join(f"{end:.3f}" for end in summary.intervals.get(name, ()))
-        table.add_row(name, f"{value:.3f}", between, "" if control is None else f"{control:.3f}")
+        controls = [f"{found[name]:.3f}" if name in found else "" for found in (summary.control, summary.blind)]
+        table.add_row(name, f"{value:.3f}", between, *controls)
     return table
 
 

@@ -1,81 +1,33 @@
-"""Predictions for test examples, each with its own image and with a swapped one; generated unit by unit, in Ray actors.
+"""A trained model that answers what an evaluation asks, in Ray actors: outside ZeRO, unit by unit.
 
-A text follows from an image and a prompt, whoever asks: five captions' rows of one image, or the example that has this
-image in its control, need no second text.
+Shapes: B images, P patches, V vision width.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from data_prep.dataset import Example
-from infra.digests import digest_json
-from infra.errors import DataError
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.store import open_store
-from training.config import TrainConfig
-from training.generation import Asked, GenerationConfig, generate
+from training.asking import BLIND, NO_IMAGE, Asked, Reply
+from training.generation import GenerationConfig
+from training.replying import replies_to
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@dataclass(frozen=True)
-class Question:
-    """One prompt to answer twice."""
+    from training.head_outputs import HeadReader
 
-    example_id: str
-    prompt: str
-    image_id: str
-    control_image_id: str
-
-    @property
-    def asked(self) -> tuple[Asked, Asked]:
-        """With its own image, and with the other one."""
-        return Asked(self.image_id, self.prompt), Asked(self.control_image_id, self.prompt)
-
-
-@dataclass(frozen=True)
-class Answer:
-    prediction: str
-    control_prediction: str
-
-
-def swapped(image_ids: Sequence[str], seed: int) -> dict[str, str]:
-    """Another image for each image: one round through all, in the order of seeded digests, so that one image more
-    changes the image of one other only. Raises DataError below two images."""
-    shuffled = sorted(set(image_ids), key=lambda image_id: digest_json([seed, image_id]))
-    if len(shuffled) < 2:
-        raise DataError(
-            f"the test split has {len(shuffled)} images; expected at least 2, since the control swaps images between "
-            "examples. Ingest more data or raise ingest.split_fractions.test."
-        )
-    return dict(zip(shuffled, shuffled[1:] + shuffled[:1], strict=True))
-
-
-def questions_of(examples: Sequence[Example], config: TrainConfig, control: Mapping[str, str]) -> list[Question]:
-    """Of the examples whose task was trained."""
-    prompts = config.objectives.prompts
-    return [
-        Question(e.example_id, prompt_of(config, e.task, e.prompt), e.image_id, control[e.image_id])
-        for e in examples
-        if e.task in prompts
-    ]
-
-
-def prompt_of(config: TrainConfig, task: str, prompt: str) -> str:
-    """An example's prompt as it was trained."""
-    return config.objectives.prompts[task].replace("{prompt}", prompt)
-
-
-def units_of(asked: Collection[Asked], size: int) -> dict[str, list[Asked]]:
-    """By name, at most so many of what is asked, each once. Sorted by length, so that a batch pads little."""
-    ordered = sorted(set(asked), key=lambda one: (len(one.prompt), one.prompt, one.image_id))
-    units = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return {f"asked-{digest_json(unit)}": unit for unit in units}
+IMAGES_PER_MEAN_BATCH = 64
 
 
 class Answerer:
-    """Lives in a Ray actor: what is asked in, texts out. The model is outside ZeRO."""
+    """Lives in a Ray actor: what is asked in, replies out."""
 
     def __init__(
         self,
@@ -89,28 +41,56 @@ class Answerer:
         import torch
 
         from data_prep.features import FeatureStore
+        from training.head_outputs import HeadReader
+        from training.objectives.answer_space import AnswerSpace
         from training.trained import load_trained
 
         torch.set_num_threads(options["threads"])
         cache = PartCache(open_store(store_uri), Path(cache_dir))
         self.features = FeatureStore(Manifest.model_validate(features), cache)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.language_model = load_trained(
-            Manifest.model_validate(train), self.features, Path(language_model_folder), cache, self.device
-        )
+        trained = Manifest.model_validate(train)
+        model, language = load_trained(trained, self.features, Path(language_model_folder), cache, self.device)
+        self.reader = HeadReader(model, language, AnswerSpace.model_validate(trained.facts["answer_space"]))
         self.batch_size = options["batch_size"]
+        self.blind_images: Sequence[str] = options["blind_images"]
         self.generation = GenerationConfig.model_validate(options["generation"])
 
-    def run(self, unit: Sequence[Asked]) -> list[str]:
-        """One text each."""
-        texts: list[str] = []
-        for start in range(0, len(unit), self.batch_size):
-            batch = unit[start : start + self.batch_size]
-            texts += self._generate(batch)
-        return texts
+    def run(self, unit: Sequence[Asked]) -> list[Reply]:
+        """One reply each."""
+        replies: list[Reply] = []
+        for (_, blind), group in groupby((Asked(*one) for one in unit), key=lambda one: (one.kind, _is_blind(one))):
+            asked = list(group)
+            reader = self.blind_reader if blind else self.reader
+            for start in range(0, len(asked), self.batch_size):
+                batch = asked[start : start + self.batch_size]
+                replies += replies_to(reader, self._patches(batch), batch, self.generation)
+        return replies
 
-    def _generate(self, batch: Sequence[Asked]) -> list[str]:
+    @cached_property
+    def blind_reader(self) -> HeadReader:
+        from training.blind import blinded
+        from training.head_outputs import HeadReader
+
+        model = blinded(self.reader.model, self._patches_of_blind())
+        return HeadReader(model, self.reader.language, self.reader.space)
+
+    def _patches_of_blind(self) -> Iterator[Tensor]:
         import torch
 
-        patches_BPV = torch.from_numpy(self.features.gather([image_id for image_id, _ in batch])).to(self.device)
-        return generate(self.model, self.language_model, patches_BPV, batch, self.generation)
+        # Batches of their own size: the mean is the same whatever the evaluation's.
+        for start in range(0, len(self.blind_images), IMAGES_PER_MEAN_BATCH):
+            ids = self.blind_images[start : start + IMAGES_PER_MEAN_BATCH]
+            yield torch.from_numpy(self.features.gather(ids)).to(self.device)
+
+    def _patches(self, asked: Sequence[Asked]) -> Any:
+        """float16[B, P, V]. Where no image is looked at: zeros."""
+        import numpy as np
+
+        if _is_blind(asked[0]) or asked[0].image_id == NO_IMAGE:
+            return np.zeros((len(asked), self.features.num_patches, self.features.vision_width), np.float16)
+        return self.features.gather([one.image_id for one in asked])
+
+
+def _is_blind(asked: Asked) -> bool:
+    return asked.image_id.startswith(BLIND)

@@ -1,8 +1,8 @@
-"""The `evaluate` step: the test split answered with the right and with swapped images, scored and shown."""
+"""The `evaluate` step: the test split answered with its images, with swapped ones and with none, scored and shown."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,32 @@ from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part
 from infra.ray import run_units
 from infra.record import git_commit, package_versions
 from infra.workspace import Workspace
-from training.answering import Answer, Answerer, Question, questions_of, swapped, units_of
+from training.answering import Answerer
+from training.asking import (
+    Asked,
+    Question,
+    Reply,
+    blind_images,
+    kinds_of,
+    questions_of,
+    references_of,
+    swapped,
+    units_of,
+)
+from training.confidence_scores import add_likelihoods, calibrations, confidence_of
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
+from training.finding import add_retrieval
 from training.gallery import gallery
-from training.generation import Asked
-from training.prediction_cache import FACT, earlier_texts, told
+from training.objectives.answer_space import AnswerSpace
+from training.replies import FACT, KIND, earlier_replies, told, write_replies
 from training.report import REPORT_SCHEMA_VERSION, Report, report_json
 from training.report_page import GalleryItem, render_report
-from training.scoring import Scores, by_label, intervals, score, slices
+from training.scoring import Scores, by_label, intervals, means, score, slices
 
 STEP = "evaluate"
-VERSION = 2
-TEXTS_PER_UNIT = 512
+VERSION = 3
+REPLIES_PER_UNIT = 512
 
 
 @dataclass(frozen=True)
@@ -68,64 +81,96 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     if not questions:
         raise DataError(
             f"the test split has {len(examples)} examples and none of a task that was trained; expected "
-            f"{', '.join(sorted(train_config.objectives.prompts))}. Add such examples to the test split, or an "
+            f"{', '.join(sorted(kinds_of(train_config)))}. Add such examples to the test split, or an "
             "objective for their task."
         )
-    answers, answer_facts = _answer(questions, config, inputs, attempt, workspace)
+    replies, facts = _replies(questions, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}
     examples = [example for example in examples if example.example_id in asked]
-    predictions = {name: answer.prediction for name, answer in answers.items()}
-    metrics, scores = score(examples, predictions)
-    swapped_predictions = {name: answer.control_prediction for name, answer in answers.items()}
-    control_metrics, control_scores = score(examples, swapped_predictions)
-    classes, confusion = by_label(examples, predictions)
+    space = AnswerSpace.model_validate(inputs.train.facts["answer_space"])
+    own, swap, blind = (
+        _scored(examples, questions, replies, shown, space)
+        for shown in (lambda one: one.own, lambda one: one.control, lambda one: one.blind)
+    )
+    own.metrics.update(add_likelihoods(questions, replies, own.scores) | means(examples, own.scores))
+    own_replies = {question.example_id: replies[question.own] for question in questions}
+    classes, confusion = by_label(examples, own_replies, space)
     report = Report(
         schema_version=REPORT_SCHEMA_VERSION,
         model_name=inputs.model_name,
-        metrics=metrics,
-        control=control_metrics,
-        intervals=intervals(examples, scores),
-        control_intervals=intervals(examples, control_scores),
+        metrics=own.metrics,
+        control=swap.metrics,
+        blind=blind.metrics,
+        intervals=intervals(examples, own.scores),
+        control_intervals=intervals(examples, swap.scores),
         classes=classes,
         confusion=confusion,
-        slices=slices(examples, scores, control_scores),
+        calibration=calibrations(examples, own_replies, own.scores),
+        slices=slices(examples, own.scores, swap.scores),
         num_examples=dict(sorted(Counter(example.task for example in examples).items())),
         dataset=inputs.dataset.facts["statistics"],
         curves=_curves(inputs.train, workspace),
         provenance=_provenance(inputs, attempt.request),
     )
-    items = gallery(examples, answers, scores, inputs.dataset, workspace.cache, config)
-    rows = _prediction_rows(examples, answers, control, (scores, control_scores))
-    parts = _parts(report, items, rows, attempt)
+    rows = _prediction_rows(examples, questions, replies, (own.scores, swap.scores, blind.scores))
+    items = gallery(examples, rows, own.scores, inputs.dataset, workspace.cache, config)
+    parts = _parts(report, items, rows, replies, attempt)
+    predictions = next(part for part in parts if part.kind == "predictions")
     return Draft(
         parts=parts,
         identity={
-            "evaluation_digest": digest_json([metrics, control_metrics, parts[-1].digest]),
+            "evaluation_digest": digest_json([own.metrics, swap.metrics, blind.metrics, predictions.digest]),
             "model_digest": inputs.train.identity["model_digest"],
         },
         counts={"rows_out": len(rows)},
         facts={
-            "metrics": metrics,
-            "control": control_metrics,
+            "metrics": own.metrics,
+            "control": swap.metrics,
+            "blind": blind.metrics,
             "intervals": {name: [found.low, found.high] for name, found in report.intervals.items()},
-            **answer_facts,
+            **facts,
         },
     )
 
 
+@dataclass(frozen=True)
+class _Scored:
+    metrics: dict[str, float]
+    scores: Scores
+
+
+def _scored(
+    examples: Sequence[Example],
+    questions: Sequence[Question],
+    replies: Mapping[Asked, Reply],
+    shown: Callable[[Question], Asked],
+    space: AnswerSpace,
+) -> _Scored:
+    """With the examples' images, or with what the control shows in their place."""
+    metrics, scores = score(examples, {one.example_id: replies[shown(one)] for one in questions}, space)
+    metrics |= add_retrieval(questions, replies, shown, scores)
+    return _Scored(metrics | means(examples, scores), scores)
+
+
 def _parts(
-    report: Report, items: Sequence[GalleryItem], rows: Sequence[Mapping[str, Any]], attempt: Attempt
+    report: Report,
+    items: Sequence[GalleryItem],
+    rows: Sequence[Mapping[str, Any]],
+    replies: Mapping[Asked, Reply],
+    attempt: Attempt,
 ) -> list[Part]:
-    """report.json, report.html and, last, predictions.parquet."""
     with scratch_folder("evaluate") as folder:
         (folder / "report.json").write_text(report_json(report))
         (folder / "report.html").write_text(render_report(report, items))
         _write_predictions(rows, folder / "predictions.parquet")
-        kinds = {"report.json": "report", "report.html": "report", "predictions.parquet": "predictions"}
-        return [
-            attempt.add_part(folder / file, kind, len(rows) if kind == "predictions" else 0, name=f"report/{file}")
-            for file, kind in kinds.items()
+        write_replies(replies, folder / "replies.parquet")
+        files = [
+            ("report.json", "report", 0),
+            ("report.html", "report", 0),
+            ("predictions.parquet", "predictions", len(rows)),
+            ("replies.parquet", KIND, len(replies)),
         ]
+        return [attempt.add_part(folder / file, kind, count, name=f"report/{file}") for file, kind, count in files]
 
 
 def _test_examples(config: EvaluationConfig, inputs: EvaluationInputs, workspace: Workspace) -> list[Example]:
@@ -141,33 +186,32 @@ def _test_examples(config: EvaluationConfig, inputs: EvaluationInputs, workspace
     return examples
 
 
-def _answer(
+def _replies(
     questions: Sequence[Question],
     config: EvaluationConfig,
     inputs: EvaluationInputs,
     attempt: Attempt,
     workspace: Workspace,
-) -> tuple[dict[str, Answer], dict[str, Any]]:
-    """Answers by example_id, and facts about them. Generated is only what no earlier evaluation of this model holds and
-    no earlier attempt noted."""
-    asked = {one for question in questions for one in question.asked}
-    train_config = TrainConfig.model_validate(inputs.train.facts["config"])
-    texts = earlier_texts(asked, config.generation, train_config, attempt.request, workspace)
-    num_reused = len(texts)
-    units = units_of(asked - texts.keys(), TEXTS_PER_UNIT)
+) -> tuple[dict[Asked, Reply], dict[str, Any]]:
+    """To all that is asked, and facts about them. Asked is only what no earlier evaluation of this model holds and no
+    earlier attempt noted."""
+    asked = {one for question in questions for one in question.asked()}
+    replies = earlier_replies(asked, config.generation, attempt.request, workspace)
+    num_reused = len(replies)
+    units = units_of(asked - replies.keys(), REPLIES_PER_UNIT)
     waiting: dict[str, list[Asked]] = {}
     for name, unit in units.items():
         noted = attempt.noted(name)
         if noted is None:
             waiting[name] = unit
         else:
-            texts |= zip(unit, noted["texts"], strict=True)
+            replies |= zip(unit, map(Reply.of, noted["replies"]), strict=True)
     progress = workspace.progress
-    progress.start("evaluate", len(asked), "texts", done=len(texts))
+    progress.start("evaluate", len(asked), "replies", done=len(replies))
 
-    def keep(name: str, result: list[str]) -> None:
-        attempt.note(name, {"texts": result})
-        texts.update(zip(units[name], result, strict=True))
+    def keep(name: str, result: list[Reply]) -> None:
+        attempt.note(name, {"replies": result})
+        replies.update(zip(units[name], result, strict=True))
         progress.advance("evaluate", len(result))
 
     resources = workspace.profile.evaluate
@@ -180,15 +224,15 @@ def _answer(
         "options": {
             "threads": resources.threads_per_actor,
             "batch_size": resources.rows_per_batch,
+            "blind_images": blind_images({question.own.image_id for question in questions}),
             "generation": config.generation.model_dump(mode="json"),
         },
     }
     if waiting:
         run_units(Answerer, arguments, waiting, resources, keep)
     progress.finish("evaluate")
-    answers = {question.example_id: Answer(*(texts[one] for one in question.asked)) for question in questions}
-    num_texts = {"generated": len(asked) - num_reused, "reused": num_reused}
-    return answers, {FACT: told(config.generation), "num_texts": num_texts}
+    num_replies = {"asked": len(asked) - num_reused, "reused": num_reused}
+    return replies, {FACT: told(config.generation), "num_replies": num_replies}
 
 
 def _curves(train: Manifest, workspace: Workspace) -> dict[str, Any]:
@@ -212,26 +256,33 @@ def _provenance(inputs: EvaluationInputs, request: OutputRequest) -> dict[str, s
 
 def _prediction_rows(
     examples: Sequence[Example],
-    answers: Mapping[str, Answer],
-    control: Mapping[str, str],
-    scores: tuple[Scores, Scores],
+    questions: Sequence[Question],
+    replies: Mapping[Asked, Reply],
+    scores: tuple[Scores, Scores, Scores],
 ) -> list[dict[str, Any]]:
-    return [
-        {
+    own, swap, blind = scores
+    asked = {question.example_id: question for question in questions}
+
+    def row(example: Example) -> dict[str, Any]:
+        question = asked[example.example_id]
+        return {
             "example_id": example.example_id,
             "image_id": example.image_id,
             "task": example.task,
             "prompt": example.prompt,
-            "references": list(example.targets),
-            "prediction": answers[example.example_id].prediction,
-            "control_prediction": answers[example.example_id].control_prediction,
-            "control_image_id": control[example.image_id],
-            "scores": sorted(scores[0][example.example_id].items()),
-            "control_scores": sorted(scores[1][example.example_id].items()),
+            "references": references_of(example),
+            "prediction": replies[question.own].said,
+            "confidence": confidence_of(example.task, replies[question.own]),
+            "control_prediction": replies[question.control].said,
+            "control_image_id": question.control_image_id,
+            "blind_prediction": replies[question.blind].said,
+            "scores": sorted(own[example.example_id].items()),
+            "control_scores": sorted(swap[example.example_id].items()),
+            "blind_scores": sorted(blind[example.example_id].items()),
             "attributes": sorted(example.attributes.items()),
         }
-        for example in examples
-    ]
+
+    return [row(example) for example in examples]
 
 
 def _write_predictions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

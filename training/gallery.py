@@ -3,13 +3,12 @@
 import io
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from data_prep.dataset import Example, images_by_id
 from data_prep.images import decode
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
-from training.answering import Answer
 from training.evaluation_config import EvaluationConfig
 from training.report_page import GalleryItem
 from training.scoring import Scores, headline
@@ -20,13 +19,14 @@ Group = Literal["best", "worst", "sample"]
 
 def gallery(
     examples: Sequence[Example],
-    answers: Mapping[str, Answer],
+    rows: Sequence[Mapping[str, Any]],
     scores: Scores,
     dataset: Manifest,
     cache: PartCache,
     config: EvaluationConfig,
 ) -> list[GalleryItem]:
-    """Items of all groups; within a group captions and questions take turns, and no image comes twice."""
+    """Items of all groups; within a group the tasks take turns, and no image comes twice. `rows` are predictions."""
+    row_of = {row["example_id"]: row for row in rows}
     count = config.gallery_examples
     shuffled = list(examples)
     random.Random(config.control_seed).shuffle(shuffled)
@@ -43,9 +43,9 @@ def gallery(
             media_type="image/png",
             task=example.task,
             prompt=example.prompt,
-            prediction=answers[example.example_id].prediction,
-            control_prediction=answers[example.example_id].control_prediction,
-            references=example.targets,
+            prediction=row_of[example.example_id]["prediction"],
+            control_prediction=row_of[example.example_id]["control_prediction"],
+            references=tuple(row_of[example.example_id]["references"]),
             score=headline(scores[example.example_id]),
             group=group,
         )

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.digests import digest_json
+from training.asking import Asked, Reply
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,13 +72,6 @@ class GenerationConfig(BaseModel):
     strategy: Strategy = Field(default=Greedy(), discriminator="kind")
 
 
-class Asked(NamedTuple):
-    """An image, and the words after which a text about it is generated. It has one text, whoever asks."""
-
-    image_id: str
-    prompt: str
-
-
 class HasSharedInputs(Protocol):
     """A model that turns patch features into what stands before a text."""
 
@@ -92,6 +86,17 @@ def generate(
     config: GenerationConfig,
 ) -> list[str]:
     """One stripped text per row, up to the end token. Raises ConfigError where the rows do not fit the LM."""
+    return [reply.text for reply in generate_scored(model, language, patches_BPV, asked, config)]
+
+
+def generate_scored(
+    model: HasSharedInputs,
+    language: LanguageModel,
+    patches_BPV: Tensor,
+    asked: Sequence[Asked],
+    config: GenerationConfig,
+) -> list[Reply]:
+    """The texts, each with its log-likelihood under the model: at temperature 1, whatever it was chosen by."""
     import torch
 
     if len(asked) != len(patches_BPV):
@@ -102,15 +107,16 @@ def generate(
     autocast = torch.autocast(patches_BPV.device.type, torch.bfloat16, enabled=language.model.dtype == torch.bfloat16)
     with torch.inference_mode(), autocast:
         shared_BSD = model.shared_inputs(patches_BPV.float())
-        inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode([prompt for _, prompt in asked]))
+        inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode([one.prompt for one in asked]))
         length = inputs_BTD.shape[1] + config.max_new_tokens
         language.check_length(length, "the longest prompt and its answer")
         if isinstance(config.strategy, Beam):
-            token_ids = _by_beams(language, inputs_BTD, mask_BT, config.max_new_tokens, config.strategy)
+            found = _by_beams(language, inputs_BTD, mask_BT, config.max_new_tokens, config.strategy)
         else:
-            token_ids = _one_by_one(language, inputs_BTD, mask_BT, _choice(asked, config), config.max_new_tokens)
+            found = _one_by_one(language, inputs_BTD, mask_BT, _choice(asked, config), config.max_new_tokens)
+    token_ids, log_likelihoods = found
     texts = language.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-    return [str(text).strip() for text in texts]
+    return [Reply(str(text).strip(), value) for text, value in zip(texts, log_likelihoods, strict=True)]
 
 
 def _rows(language: LanguageModel, shared_BSD: Tensor, prompt_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -130,6 +136,8 @@ def _rows(language: LanguageModel, shared_BSD: Tensor, prompt_ids: Sequence[Sequ
     return inputs_BTD, mask_BT
 
 
+_Found = tuple[list[list[int]], list[float]]
+"""(token ids, log-likelihood) of each row: ids without the end token, likelihood with it."""
 _Choose = Callable[["Tensor", Sequence[int], int], "Tensor"]
 """(logits [B, W], which rows these are, number of the new token) → tokens [B]"""
 
@@ -144,7 +152,7 @@ def _drawing(asked: Sequence[Asked], sampling: Sampling, max_new_tokens: int) ->
     """Each row draws from a stream of its own."""
     import torch
 
-    streams = [random.Random(digest_json([sampling.seed, *one])) for one in asked]
+    streams = [random.Random(digest_json([sampling.seed, one.image_id, one.prompt])) for one in asked]
     draws = [[stream.random() for _ in range(max_new_tokens)] for stream in streams]
 
     def draw(logits_BW: Tensor, rows: Sequence[int], number: int) -> Tensor:
@@ -167,11 +175,12 @@ def _one_by_one(
     mask_BT: Tensor,
     choose: _Choose,
     max_new_tokens: int,
-) -> list[list[int]]:
-    """Token ids of each row, without its end token. A row that has ended leaves the batch."""
+) -> _Found:
+    """A row that has ended leaves the batch."""
     import torch
 
     out: list[list[int]] = [[] for _ in range(len(inputs_BTD))]
+    log_likelihoods = [0.0] * len(out)
     rows = list(range(len(inputs_BTD)))
     positions_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
     step: dict[str, Any] = {"inputs_embeds": inputs_BTD}
@@ -185,8 +194,12 @@ def _one_by_one(
             use_cache=True,
             logits_to_keep=1,
         )
-        cache, next_B = found.past_key_values, choose(found.logits[:, -1], rows, number)
+        logits_BW = found.logits[:, -1]
+        cache, next_B = found.past_key_values, choose(logits_BW, rows, number)
         tokens = next_B.tolist()
+        chosen_B = logits_BW.gather(1, next_B[:, None])[:, 0].float() - logits_BW.float().logsumexp(dim=1)
+        for row, value in zip(rows, chosen_B.tolist(), strict=True):
+            log_likelihoods[row] += value
         going = [place for place, token in enumerate(tokens) if token != language.eos_id]
         for place in going:
             out[rows[place]].append(tokens[place])
@@ -200,13 +213,11 @@ def _one_by_one(
         step = {"input_ids": next_B[:, None]}
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), 1)], dim=1)
         positions_BT = positions_BT[:, -1:] + 1
-    return out
+    return out, log_likelihoods
 
 
-def _by_beams(
-    language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_new_tokens: int, beam: Beam
-) -> list[list[int]]:
-    """Token ids of each row's best text, without its end token: by `transformers`, whose beams are each row's own."""
+def _by_beams(language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, max_new_tokens: int, beam: Beam) -> _Found:
+    """Each row's best text: by `transformers`, whose beams are each row's own."""
     from transformers import GenerationConfig as TransformersConfig
 
     config = TransformersConfig(
@@ -219,4 +230,28 @@ def _by_beams(
         pad_token_id=language.eos_id,
     )
     found_BN = language.model.generate(inputs_embeds=inputs_BTD, attention_mask=mask_BT, generation_config=config)
-    return [ids[: ids.index(language.eos_id)] if language.eos_id in ids else ids for ids in found_BN.tolist()]
+    # Read once more: the scores that beam search keeps are those of every beam at every step.
+    chosen_BN = _token_log_likelihoods(language, inputs_BTD, mask_BT, found_BN)
+    out, log_likelihoods = [], []
+    for ids, values in zip(found_BN.tolist(), chosen_BN.tolist(), strict=True):
+        length = ids.index(language.eos_id) if language.eos_id in ids else len(ids)
+        out.append(ids[:length])
+        log_likelihoods.append(sum(values[: length + 1]))
+    return out, log_likelihoods
+
+
+def _token_log_likelihoods(language: LanguageModel, inputs_BTD: Tensor, mask_BT: Tensor, ids_BN: Tensor) -> Tensor:
+    """[B, N], of each token after those before it."""
+    import torch
+
+    num_new = ids_BN.shape[1]
+    embedded_BND = language.model.get_input_embeddings()(ids_BN).to(inputs_BTD.dtype)
+    mask_BL = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), num_new)], dim=1)
+    logits_BNW = language.model(
+        inputs_embeds=torch.cat([inputs_BTD, embedded_BND], dim=1),
+        attention_mask=mask_BL,
+        position_ids=(mask_BL.cumsum(dim=1) - 1).clamp(min=0),
+        logits_to_keep=num_new + 1,
+    ).logits[:, :-1]
+    chosen_BN: Tensor = logits_BNW.float().log_softmax(dim=-1).gather(2, ids_BN[:, :, None])[:, :, 0]
+    return chosen_BN

@@ -1,4 +1,4 @@
-"""A registered model in use: captions and answers from image bytes.
+"""A registered model in use: captions, answers, labels and numbers from image bytes.
 
 Shapes: B images, P patches, V vision width.
 """
@@ -19,15 +19,15 @@ from infra.digests import digest_bytes
 from infra.errors import ConfigError, DataError, IntegrityError
 from infra.store import Store, open_store
 from infra.tracking import PACKAGE_PATH, ModelVersion, Registry
-from training.generation import Asked, generate
+from training.asking import Asked, kinds_of, prompt_of
 from training.package import Package, read_package
+from training.replying import replies_to
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from data_prep.tower import Tower
-    from training.language_model import LanguageModel
-    from training.prefix_model import PrefixModel
+    from training.head_outputs import HeadReader
 
 MAX_BATCH_ROWS = 64
 PACKAGE_DIGEST_TAG = "frostline.package_digest"
@@ -36,9 +36,9 @@ PACKAGE_DIGEST_TAG = "frostline.package_digest"
 class Predictor:
     """A whole model in memory. Its texts are those of the evaluation, up to ties in the last bits of features."""
 
-    def __init__(self, package: Package, tower: Tower, language: LanguageModel, model: PrefixModel) -> None:
-        self.package, self.tower, self.language, self.model = package, tower, language, model
-        self._prompts = package.card.training.objectives.prompts
+    def __init__(self, package: Package, tower: Tower, reader: HeadReader) -> None:
+        self.package, self.tower, self.reader = package, tower, reader
+        self._kinds = kinds_of(package.card.training)
 
     @classmethod
     def load(
@@ -56,6 +56,7 @@ class Predictor:
         import torch
 
         from data_prep.tower import Tower
+        from training.head_outputs import HeadReader
         from training.trained import put_together
 
         package = read_package(folder)
@@ -68,7 +69,7 @@ class Predictor:
         model, language = put_together(card.training, card.answer_space, shape, language_folder, package.trainables)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         tower = Tower(tower_folder, card.features, tower_batch_size, device)
-        return cls(package, tower, language, model.to(device).eval())
+        return cls(package, tower, HeadReader(model.to(device).eval(), language, card.answer_space))
 
     def caption(self, images: Sequence[bytes]) -> list[str]:
         """One caption per image. Raises DataError for bytes that are no image."""
@@ -79,33 +80,42 @@ class Predictor:
         if not questions:
             return []
         patches_BPV = self.tower.encode([image]).repeat(len(questions), axis=0)
-        image_id = digest_bytes(image)
-        return self._generate(patches_BPV, [Asked(image_id, text) for text in self._told("vqa", questions)])
+        return self._said(patches_BPV, [self._asked(digest_bytes(image), "vqa", text) for text in questions])
 
     def answer(self, images: Sequence[bytes], tasks: Sequence[str], prompts: Sequence[str]) -> list[str]:
-        """One text per (image, task, prompt)."""
-        texts = [self._told(task, [prompt])[0] for task, prompt in zip(tasks, prompts, strict=True)]
+        """One text per (image, task, prompt): what is generated, a label, or numbers with commas between them."""
+        told = zip(images, tasks, prompts, strict=True)
+        asked = [self._asked(digest_bytes(image), task, prompt) for image, task, prompt in told]
         out: list[str] = []
         for start in range(0, len(images), MAX_BATCH_ROWS):
             batch = slice(start, start + MAX_BATCH_ROWS)
-            told = zip(images[batch], texts[batch], strict=True)
-            asked = [Asked(digest_bytes(image), text) for image, text in told]
-            out += self._generate(self.tower.encode(images[batch]), asked)
+            out += self._said(self.tower.encode(images[batch]), asked[batch])
         return out
 
-    def _generate(self, patches_BPV: Any, asked: Sequence[Asked]) -> list[str]:
-        import torch
+    def task_of(self, prompt: str) -> str:
+        """What an image with this prompt is asked for, where nobody says: a prompt asks a question, none a caption; of
+        a model that does only one thing, that."""
+        wanted = "vqa" if prompt else "caption"
+        return wanted if wanted in self._kinds or len(self._kinds) > 1 else next(iter(self._kinds))
 
-        patches_BPV = torch.from_numpy(patches_BPV).to(self.tower.device)
-        return generate(self.model, self.language, patches_BPV, asked, self.package.card.generation)
+    def _said(self, patches_BPV: Any, asked: Sequence[Asked]) -> list[str]:
+        said = [""] * len(asked)
+        for kind in sorted({one.kind for one in asked}):
+            rows = [row for row, one in enumerate(asked) if one.kind == kind]
+            replies = replies_to(
+                self.reader, patches_BPV[rows], [asked[row] for row in rows], self.package.card.generation
+            )
+            for row, reply in zip(rows, replies, strict=True):
+                said[row] = reply.said
+        return said
 
-    def _told(self, task: str, asked: Sequence[str]) -> list[str]:
-        if task not in self._prompts:
+    def _asked(self, image_id: str, task: str, prompt: str) -> Asked:
+        if task not in self._kinds:
             raise ConfigError(
                 f"{self.package.card.model_name}: task {task!r} was asked; this model was trained for "
-                f"{', '.join(sorted(self._prompts))}. Use another model, or train with a prompt for this task."
+                f"{', '.join(sorted(self._kinds))}. Use another model, or train with an objective for this task."
             )
-        return [self._prompts[task].replace("{prompt}", prompt) for prompt in asked]
+        return Asked(image_id, prompt_of(self.package.card.training, task, prompt), self._kinds[task])
 
 
 def fetch_package(registry: Registry, version: ModelVersion, cache_dir: Path) -> Path:
@@ -162,7 +172,7 @@ def answer_table(predictor: Predictor, table: pd.DataFrame) -> list[str]:
     images = [image_bytes(value, row) for row, value in enumerate(table["image"])]
     asked = table["prompt"] if "prompt" in table.columns else [None] * len(images)
     prompts = [prompt if isinstance(prompt, str) else "" for prompt in asked]
-    return predictor.answer(images, ["vqa" if prompt else "caption" for prompt in prompts], prompts)
+    return predictor.answer(images, [predictor.task_of(prompt) for prompt in prompts], prompts)
 
 
 def image_bytes(value: object, row: int) -> bytes:

@@ -103,7 +103,9 @@ def scores_of(evaluation: Manifest, cache: PartCache) -> ModelScores:
         for row in rows
     ]
     facts = evaluation.facts
-    return ModelScores(evaluation.identity["model_digest"], facts["metrics"], facts["control"], examples)
+    return ModelScores(
+        evaluation.identity["model_digest"], facts["metrics"], facts["control"], facts["blind"], examples
+    )
 
 
 def champion_scores(champion: LedgerEntry, evaluation: Manifest, cache: PartCache) -> ModelScores | None:
@@ -144,6 +146,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
         "rule": registration.rule.model_dump(mode="json"),
         "metrics": dict(challenger.metrics),
         "control": dict(challenger.control),
+        "blind": dict(challenger.blind),
         "champion_metrics": dict(registration.champion.metrics) if registration.champion else None,
         "promotion": promotion.model_dump(mode="json"),
     }

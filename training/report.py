@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-REPORT_SCHEMA_VERSION = 2
+REPORT_SCHEMA_VERSION = 3
 
 
 def _finite(value: Any) -> Any:
@@ -52,6 +52,26 @@ class ClassScores(BaseModel):
     f1: float
 
 
+class Bin(BaseModel):
+    """The answers whose confidence lies between two ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    low: float
+    high: float
+    num_examples: int = Field(ge=1)
+    mean_confidence: float
+    accuracy: float
+
+
+class CalibrationPlot(BaseModel):
+    """Whether answers are right as often as the model is confident."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    error: float
+    """Expected calibration error, 0..1."""
+    bins: list[Bin]
+
+
 class Slice(BaseModel):
     """The scores of the examples that share one value of one attribute."""
 
@@ -76,12 +96,16 @@ class Report(BaseModel):
     metrics: dict[str, float]
     control: dict[str, float]
     """The same metrics with every image swapped for another one: what the model scores without looking."""
+    blind: dict[str, float] = {}
+    """The same metrics with the mean prefix in place of every image's own."""
     intervals: dict[str, Range] = {}
     """Of the metrics that are means over examples: 95 %, by drawing images anew."""
     control_intervals: dict[str, Range] = {}
     classes: list[ClassScores] = []
     """Of `classify`, like the confusion."""
     confusion: Confusion | None = None
+    calibration: dict[str, CalibrationPlot] = {}
+    """By task, of answers that are right or wrong."""
     slices: list[Slice]
     num_examples: dict[str, int]
     """By task."""
@@ -90,7 +114,7 @@ class Report(BaseModel):
     """(global step, value) by series."""
     provenance: dict[str, str]
 
-    _drop_nan = field_validator("metrics", "control", "dataset", mode="before")(_finite)
+    _drop_nan = field_validator("metrics", "control", "blind", "dataset", mode="before")(_finite)
 
     @field_validator("curves", mode="before")
     @classmethod

@@ -24,10 +24,25 @@ METRIC_NAMES = {
     "bleu_3": "BLEU-3",
     "bleu_2": "BLEU-2",
     "bleu_1": "BLEU-1",
+    "hard_negative_accuracy": "Right caption likelier",
+    "perplexity": "Perplexity",
+    "neg_mse": "Negative squared error",
+    "mse": "Mean squared error",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "text_to_image_recall_at_1": "Image found by text, first",
+    "text_to_image_recall_at_5": "Image found by text, among 5",
+    "text_to_image_recall_at_10": "Image found by text, among 10",
+    "image_to_text_recall_at_1": "Text found by image, first",
+    "image_to_text_recall_at_5": "Text found by image, among 5",
+    "image_to_text_recall_at_10": "Text found by image, among 10",
 }
 """Known metrics in the order of the page; others follow under their own key."""
-_HEADLINES = ("vqa_accuracy", "accuracy", "caption_exact_match", "cider_d", "rouge_l", "bleu_4")
-_SHARES = frozenset({"vqa_accuracy", "accuracy", "caption_exact_match"})
+_HEADLINES = (
+    "vqa_accuracy", "accuracy", "caption_exact_match", "cider_d", "rouge_l", "bleu_4", "pearson",
+    "text_to_image_recall_at_1",
+)  # fmt: skip
+_SHARES = frozenset({"vqa_accuracy", "accuracy", "caption_exact_match", "hard_negative_accuracy"})
 _GROUPS = {"best": "Best", "worst": "Worst", "sample": "Drawn at random"}
 _MAX_POINTS = 400
 _CHART_WIDTH, _CHART_HEIGHT = 320.0, 140.0
@@ -67,7 +82,7 @@ def render_report(report: Report, gallery: Sequence[GalleryItem]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "short": _short, "margin": _margin, "bar": _bar}
+    environment.filters |= {"dot": _dot, "figure": _figure, "short": _short, "margin": _margin, "bar": _bar}
     environment.filters |= {"metric_name": _metric_name, "words": _words, "range": _range, "share": _share}
     slice_groups: dict[str, list[Slice]] = {}
     for each in report.slices:
@@ -121,6 +136,11 @@ def _range(found: Range, key: str) -> str:
 def _share(count: int, counts: Sequence[int]) -> float:
     """In percent of its row; of darkness half, so that the number stays readable."""
     return round(50 * count / max(1, sum(counts)), 1)
+
+
+def _dot(count: int, total: int) -> float:
+    """Radius of a dot whose area is its share."""
+    return round(2 + 12 * math.sqrt(count / total), 1)
 
 
 def _short(value: float) -> str:

@@ -1,13 +1,18 @@
-"""Predictions → scores, per example, per slice and over all. One rule for the model and for its control."""
+"""Replies → scores, per example, per slice and over all. One rule for the model and for its controls."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from data_prep.dataset import Example
+from training.asking import Reply
 from training.metrics.bootstrap import interval
 from training.metrics.captions import caption_exact_match, score_captions
 from training.metrics.classification import ClassificationScores, classification_scores
+from training.metrics.regression import regression_scores
 from training.metrics.vqa import vqa_accuracy
+from training.objectives.answer_space import AnswerSpace
+from training.promotion import EXAMPLE_METRICS
 from training.report import ClassScores, Confusion, Range, Slice
 
 CONFIDENCE = 0.95
@@ -19,43 +24,54 @@ ANSWER_LENGTHS = ((1, "1"), (2, "2"), (3, "3"), (6, "4 to 6"), (12, "7 to 12"))
 """Words of an example's first target up to which it falls in this slice."""
 MAX_SLICES_PER_ATTRIBUTE = 24
 """An attribute with more values names examples, not slices."""
-MEAN_KEYS = ("accuracy", "vqa_accuracy", "caption_exact_match", "rouge_l", "cider_d")
-"""Metrics of a set that are the mean of its examples'."""
 Scores = dict[str, dict[str, float]]
 """By example_id, by metric."""
 
 
-def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> tuple[dict[str, float], Scores]:
-    """(metrics over all, scores of each example)."""
+def score(
+    examples: Sequence[Example], replies: Mapping[str, Reply], space: AnswerSpace
+) -> tuple[dict[str, float], Scores]:
+    """(metrics over all, scores of each example). `replies` are by example_id; `space` is what heads choose from."""
     per_example: Scores = {}
     metrics: dict[str, float] = {}
-    questions = [example for example in examples if example.task == "vqa"]
-    captions = [example for example in examples if example.task == "caption"]
-    labelled = _labelled(examples)
+    labelled, captions, numbered = (_of_task(examples, task) for task in ("classify", "caption", "regress"))
     for example in labelled:
-        per_example[example.example_id] = {"accuracy": float(predictions[example.example_id] == example.label)}
+        per_example[example.example_id] = {"accuracy": float(replies[example.example_id].text == example.label)}
     if labelled:
-        metrics |= _classified(labelled, predictions).metrics
-    for example in questions:
-        accuracy = vqa_accuracy(predictions[example.example_id], example.targets)
+        metrics |= _classified(labelled, replies, space).metrics
+    for example in _of_task(examples, "vqa"):
+        accuracy = vqa_accuracy(replies[example.example_id].text, example.targets)
         per_example[example.example_id] = {"vqa_accuracy": accuracy}
     if captions:
-        texts = [predictions[example.example_id] for example in captions]
+        texts = [replies[example.example_id].text for example in captions]
         found = score_captions(texts, [example.targets for example in captions])
         for row, example in enumerate(captions):
             scores = {name: values[row] for name, values in found.per_example.items()}
             scores["caption_exact_match"] = caption_exact_match(texts[row], example.targets)
             per_example[example.example_id] = scores
         metrics |= found.corpus
-    return metrics | _means(examples, per_example), per_example
+    if numbered:
+        said = [replies[example.example_id].numbers for example in numbered]
+        metrics |= regression_scores([example.numbers for example in numbered], said).metrics
+        for example, numbers in zip(numbered, said, strict=True):
+            per_example[example.example_id] = {"neg_mse": -_scaled_error(example, numbers, space)}
+    return metrics | means(examples, per_example), per_example
 
 
-def by_label(examples: Sequence[Example], predictions: Mapping[str, str]) -> tuple[list[ClassScores], Confusion | None]:
+def _scaled_error(example: Example, numbers: Sequence[float], space: AnswerSpace) -> float:
+    """Mean square, each number in units of its standard deviation over the train split."""
+    pairs = zip(example.numbers, numbers, space.number_deviations, strict=True)
+    return math.fsum(((wanted - said) / unit) ** 2 for wanted, said, unit in pairs) / len(numbers)
+
+
+def by_label(
+    examples: Sequence[Example], replies: Mapping[str, Reply], space: AnswerSpace
+) -> tuple[list[ClassScores], Confusion | None]:
     """Scores of each label of `classify`, and which was taken for which where there are few of them."""
-    labelled = _labelled(examples)
+    labelled = _of_task(examples, "classify")
     if not labelled:
         return [], None
-    found, labels = _classified(labelled, predictions), _labels(labelled)
+    found, labels = _classified(labelled, replies, space), _labels(labelled, space)
     counts = Counter(example.label for example in labelled)
     classes = [
         ClassScores(
@@ -64,6 +80,7 @@ def by_label(examples: Sequence[Example], predictions: Mapping[str, str]) -> tup
             **{kind: found.per_class[label][kind] for kind in ("precision", "recall", "f1")},
         )
         for label in labels
+        if label in found.per_class
     ]
     if len(labels) > MAX_CONFUSED_LABELS:
         return classes, None
@@ -73,7 +90,7 @@ def by_label(examples: Sequence[Example], predictions: Mapping[str, str]) -> tup
 def intervals(examples: Sequence[Example], scores: Scores) -> dict[str, Range]:
     """Of the metrics that are means over examples, images drawn anew."""
     found: dict[str, Range] = {}
-    for name in MEAN_KEYS:
+    for name in EXAMPLE_METRICS:
         scored = [example for example in examples if name in scores[example.example_id]]
         if scored:
             values = [scores[example.example_id][name] for example in scored]
@@ -97,8 +114,8 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
             name=name,
             value=value,
             num_examples=len(members),
-            metrics=_means(members, scores),
-            control=_means(members, control),
+            metrics=means(members, scores),
+            control=means(members, control),
             intervals=intervals(members, scores),
         )
         for (name, value), members in sorted(groups.items())
@@ -108,21 +125,26 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
 
 def headline(scores: Mapping[str, float]) -> float:
     """One figure to rank examples by, whatever their task."""
-    return next((scores[name] for name in ("vqa_accuracy", "accuracy", "cider_d", "rouge_l") if name in scores), 0.0)
+    return next(
+        (scores[name] for name in ("vqa_accuracy", "accuracy", "cider_d", "rouge_l", "neg_mse") if name in scores), 0.0
+    )
 
 
-def _labelled(examples: Sequence[Example]) -> list[Example]:
-    return [example for example in examples if example.task == "classify"]
+def _of_task(examples: Sequence[Example], task: str) -> list[Example]:
+    return [example for example in examples if example.task == task]
 
 
-def _labels(labelled: Sequence[Example]) -> list[str]:
-    return sorted({example.label for example in labelled})
+def _labels(labelled: Sequence[Example], space: AnswerSpace) -> list[str]:
+    """Of the test split, and those that a head chooses from."""
+    return sorted({*space.labels, *(example.label for example in labelled)})
 
 
-def _classified(labelled: Sequence[Example], predictions: Mapping[str, str]) -> ClassificationScores:
-    """A text that is none of the test split's labels counts as no label."""
-    said = [predictions[example.example_id] for example in labelled]
-    return classification_scores([example.label for example in labelled], said, None, _labels(labelled))
+def _classified(labelled: Sequence[Example], replies: Mapping[str, Reply], space: AnswerSpace) -> ClassificationScores:
+    """A text that is no label counts as none. A label that the head does not know has no score: then none is used."""
+    names = _labels(labelled, space)
+    found = [replies[example.example_id] for example in labelled]
+    scores = [reply.numbers for reply in found] if names == list(space.labels) else None
+    return classification_scores([example.label for example in labelled], [one.text for one in found], scores, names)
 
 
 def _answer_words(example: Example) -> str:
@@ -130,10 +152,11 @@ def _answer_words(example: Example) -> str:
     return next((told for most, told in ANSWER_LENGTHS if num_words <= most), f"above {ANSWER_LENGTHS[-1][0]}")
 
 
-def _means(examples: Sequence[Example], per_example: Scores) -> dict[str, float]:
-    means: dict[str, float] = {}
-    for name in MEAN_KEYS:
+def means(examples: Sequence[Example], per_example: Scores) -> dict[str, float]:
+    """Of the metrics that are means over examples."""
+    found_means: dict[str, float] = {}
+    for name in EXAMPLE_METRICS:
         found = [scores[name] for example in examples if name in (scores := per_example[example.example_id])]
         if found:
-            means[name] = sum(found) / len(found)
-    return means
+            found_means[name] = math.fsum(found) / len(found)
+    return found_means

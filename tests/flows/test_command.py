@@ -125,9 +125,9 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
     assert "expected one of ingest, base, featurize" in refused(tmp_path, "run", TINY, "--until", "ingets")
 
 
-def test_a_training_that_gives_no_text_is_refused_where_it_would_be_evaluated(tmp_path: Path) -> None:
-    told = refused(tmp_path, "run", TINY, "--set", "training.objectives={regress: {}}")
-    assert "objectives regress gives no text, and evaluate scores text only" in told and "--until train" in told
+def test_a_training_that_gives_no_answer_is_refused_where_it_would_be_evaluated(tmp_path: Path) -> None:
+    told = refused(tmp_path, "run", TINY, "--set", "training.objectives={contrast: {}}")
+    assert "objectives contrast gives no answers that evaluate could score" in told and "--until train" in told
 
 
 def test_a_gate_on_what_is_not_trained_is_refused_at_the_start_and_told_by_the_plan(tmp_path: Path) -> None:

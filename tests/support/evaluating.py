@@ -10,9 +10,9 @@ import pytest
 from infra.outputs import Manifest, ensure_output
 from infra.workspace import Workspace
 from training import evaluate as step
+from training.asking import Asked
 from training.evaluate import EvaluationInputs, evaluate, evaluate_request
 from training.evaluation_config import EvaluationConfig
-from training.generation import Asked
 
 CONFIG = EvaluationConfig(max_new_tokens=5, gallery_examples=2)
 
@@ -44,6 +44,14 @@ def request_of(world: Any, config: EvaluationConfig = CONFIG) -> Any:
 def file_of(manifest: Manifest, name: str, workspace: Workspace) -> Path:
     (part,) = [part for part in manifest.parts if part.name == f"report/{name}"]
     return workspace.cache.path("evaluate", part)
+
+
+def assert_same_rows(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Texts and scores to the bit; probabilities within 1e-5, whose last bits follow the batch."""
+    texts = [[{**row, "confidence": None} for row in rows] for rows in (found, expected)]
+    assert texts[0] == texts[1]
+    confidences = [[row["confidence"] for row in rows] for rows in (found, expected)]
+    assert confidences[0] == pytest.approx(confidences[1], abs=1e-5)
 
 
 def rows_of(manifest: Manifest, workspace: Workspace) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ from infra.progress import Silent
 from infra.settings import Settings, TrainResources, load_profile
 from infra.store import LocalStore
 from infra.workspace import Workspace
-from training.answering import Answerer, questions_of, swapped, units_of
+from training.answering import Answerer
+from training.asking import blind_images, questions_of, swapped, units_of
 from training.config import TrainConfig
 from training.job import TrainJob
 from training.language_model import LanguageModel
@@ -131,15 +132,20 @@ def answered(
         found.output.model_dump(mode="json"),
         world.features.model_dump(mode="json"),
         str(world.language_model_dir),
-        {"threads": 1, "batch_size": 128, "generation": {"max_new_tokens": max_new_tokens}},
+        {
+            "threads": 1,
+            "batch_size": 128,
+            "blind_images": blind_images({example.image_id for example in examples}),
+            "generation": {"max_new_tokens": max_new_tokens},
+        },
     )
     control = swapped([example.image_id for example in examples], seed=0)
     questions = questions_of(examples, found.model.config, control)
-    asked = [one for question in questions for one in question.asked]
+    asked = [one for question in questions for one in (question.own, question.control)]
     (unit,) = units_of(asked, len(asked)).values()
-    texts = dict(zip(unit, answerer.run(unit), strict=True))
-    own, other = ({each.example_id: texts[each.asked[place]] for each in questions} for place in (0, 1))
-    return own, other
+    replies = dict(zip(unit, answerer.run(unit), strict=True))
+    own = {question.example_id: replies[question.own].text for question in questions}
+    return own, {question.example_id: replies[question.control].text for question in questions}
 
 
 def tower_for(source: Path, folder: Path, size_px: int) -> Path:

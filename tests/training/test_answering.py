@@ -13,9 +13,11 @@ from data_prep.features import FeatureStore
 from infra.errors import DataError
 from infra.part_cache import PartCache
 from infra.store import Store
-from training.answering import Answerer, questions_of, swapped, units_of
+from training.answering import Answerer
+from training.asking import Asked, blind_id, blind_images, questions_of, swapped, units_of
+from training.blind import blinded
 from training.config import TrainConfig
-from training.generation import Asked, GenerationConfig, generate
+from training.generation import GenerationConfig, generate
 from training.trained import load_trained
 
 IMAGE_IDS = [f"{number:064x}" for number in range(50)]
@@ -64,13 +66,38 @@ def test_questions_are_asked_in_the_words_of_the_training_and_untrained_tasks_ar
     ]
     control = swapped(IMAGE_IDS[:4], 0)
     questions = {question.example_id: question for question in questions_of(asked, config, control)}
-    assert {name: question.prompt for name, question in questions.items()} == {
+    assert {name: question.own.prompt for name, question in questions.items()} == {
         "0": "Q: which {digit} is it A:",
         "1": "describe:",
+        "2": "",
     }
-    for number in (0, 1):
-        assert questions[str(number)].image_id == IMAGE_IDS[number]
-        assert questions[str(number)].control_image_id == control[IMAGE_IDS[number]]
+    assert [questions[name].own.kind for name in "012"] == ["text", "text", "regress"]
+    for number in (0, 1, 2):
+        asked = questions[str(number)]
+        assert asked.own.image_id == IMAGE_IDS[number]
+        assert asked.control == asked.own._replace(image_id=control[IMAGE_IDS[number]])
+        assert asked.blind == asked.own._replace(image_id=blind_id(IMAGE_IDS[:4]))
+
+
+def test_a_wrong_caption_is_another_images_and_never_one_of_the_examples_own() -> None:
+    captions = [
+        Example(str(number), IMAGE_IDS[number], "caption", "", targets, "test", "tiny")
+        for number, targets in enumerate([("a", "b"), ("b",), ("c",)])
+    ]
+    control = {IMAGE_IDS[0]: IMAGE_IDS[1], IMAGE_IDS[1]: IMAGE_IDS[2], IMAGE_IDS[2]: IMAGE_IDS[0]}
+    found = questions_of(captions, config_with(), control)
+    assert [one.target.target for one in found if one.target] == ["a", "b", "c"]
+    assert [one.wrong.target if one.wrong else None for one in found] == [None, "c", "a"]
+
+
+def test_a_model_that_finds_images_is_asked_for_vectors_of_them_and_of_all_their_captions() -> None:
+    config = config_with(objectives={"caption": {}, "contrast": {"width": 4}})
+    asked = Example("0", IMAGE_IDS[0], "caption", "", ("a", "b"), "test", "tiny")
+    (found,) = questions_of([asked], config, {IMAGE_IDS[0]: IMAGE_IDS[1]})
+    vectors = [one for one in found.asked() if one.kind in ("image_vector", "text_vector")]
+    assert [one.target or one.prompt or one.image_id for one in vectors] == [
+        IMAGE_IDS[0], IMAGE_IDS[1], blind_id([IMAGE_IDS[0]]), "a", "b",
+    ]  # fmt: skip
 
 
 def test_one_image_more_changes_the_image_of_one_other() -> None:
@@ -102,13 +129,19 @@ def test_a_text_is_that_of_its_image(batch_size: int, trained_world: Any, store:
     world, cache = trained_world, PartCache(store, tmp_path / "cache")
     control = swapped([each.image_id for each in world.test_examples], 0)
     questions = questions_of(world.test_examples, world.config, control)
-    (unit,) = units_of([one for question in questions for one in question.asked], 100).values()
+    image_ids = {question.own.image_id for question in questions}
+    asked = [one for question in questions for one in question.asked() if one.kind == "text"]
+    (unit,) = units_of(asked, 100).values()
     features = FeatureStore(world.features, cache)
     model, language_model = load_trained(world.train, features, world.language_model_folder, cache, "cpu")
 
+    blind = blinded(model, [torch.from_numpy(features.gather(sorted(image_ids)))])
+
     def alone(asked: Asked) -> str:
-        patches_1PV = torch.from_numpy(features.gather([asked.image_id]).astype(np.float32))
-        return generate(model, language_model, patches_1PV, [asked], GENERATION)[0]
+        looks = asked.image_id != blind_id(image_ids)
+        shown = asked.image_id if looks else questions[0].own.image_id  # whatever: it is not looked at
+        patches_1PV = torch.from_numpy(features.gather([shown]).astype(np.float32))
+        return generate(model if looks else blind, language_model, patches_1PV, [asked], GENERATION)[0]
 
     answerer = Answerer(
         store.uri,
@@ -116,12 +149,17 @@ def test_a_text_is_that_of_its_image(batch_size: int, trained_world: Any, store:
         world.train.model_dump(mode="json"),
         world.features.model_dump(mode="json"),
         str(world.language_model_folder),
-        {"threads": 1, "batch_size": batch_size, "generation": GENERATION.model_dump(mode="json")},
+        {
+            "threads": 1,
+            "batch_size": batch_size,
+            "blind_images": blind_images(image_ids),
+            "generation": GENERATION.model_dump(mode="json"),
+        },
     )
     expected = {asked: alone(asked) for asked in unit}
-    assert dict(zip(unit, answerer.run(unit), strict=True)) == expected
+    assert {one: reply.text for one, reply in zip(unit, answerer.run(unit), strict=True)} == expected
     for prompt in ("caption:", "question: which digit answer:"):
-        of_prompt = [question for question in questions if question.prompt == prompt]
-        assert len({expected[question.asked[0]] for question in of_prompt}) >= 5, "it should listen to its images"
-        pairs = [[expected[one] for one in question.asked] for question in of_prompt]
-        assert sum(own != other for own, other in pairs) >= 7
+        of_prompt = [question for question in questions if question.own.prompt == prompt]
+        assert len({expected[question.own] for question in of_prompt}) >= 5, "it should listen to its images"
+        assert sum(expected[one.own] != expected[one.control] for one in of_prompt) >= 7
+        assert sum(expected[one.own] != expected[one.blind] for one in of_prompt) >= 7

@@ -18,19 +18,24 @@ from infra.ray import connected
 from infra.settings import ActorResources, RayResources
 from infra.workspace import Workspace
 from training import evaluate as step
-from training.generation import Asked, generate
+from training.asking import Asked, Reply
+from training.generation import generate
+from training.objectives.answer_space import AnswerSpace
 from training.scoring import score
 from training.trained import load_trained
 
 NUM_ANSWERED = 20
 """Ten test images with a caption and a question each; the third task was not trained. As many texts are generated: with
 two prompts in all, what is asked of a swapped image is asked of its own example too."""
+NUM_ASKED = NUM_ANSWERED + 2 + NUM_ANSWERED
+"""And a text for each prompt without an image, and the likelihood of each example's target; no caption differs from
+another image's, so no wrong one is asked about."""
 
 
 @pytest.fixture
 def workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Units of six texts, so that there are four."""
-    monkeypatch.setattr(step, "TEXTS_PER_UNIT", 6)
+    """Units of six, so that there are seven."""
+    monkeypatch.setattr(step, "REPLIES_PER_UNIT", 6)
     actors = ActorResources(num_actors=1, rows_per_batch=4, max_restarts=0)
     return replace(workspace, profile=workspace.profile.model_copy(update={"evaluate": actors}))
 
@@ -80,11 +85,16 @@ def test_every_test_example_is_answered_with_its_image_and_with_another_and_scor
     assert sum(row["prediction"] != row["control_prediction"] for row in rows) > NUM_ANSWERED / 2
 
     report = json.loads(file_of(manifest, "report.json", workspace).read_text())
-    for told, column in (("metrics", "prediction"), ("control", "control_prediction")):
-        expected, by_example = score(examples, {row["example_id"]: row[column] for row in rows})
-        assert report[told] == manifest.facts[told] == expected
-        kept = {"metrics": "scores", "control": "control_scores"}[told]
+    of_likelihoods = {"perplexity": report["metrics"]["perplexity"]}
+    for told, column in (("metrics", "prediction"), ("control", "control_prediction"), ("blind", "blind_prediction")):
+        replies = {row["example_id"]: Reply(row[column]) for row in rows}
+        expected, by_example = score(examples, replies, AnswerSpace())
+        assert report[told] == manifest.facts[told] == expected | (of_likelihoods if told == "metrics" else {})
+        kept = {"metrics": "scores", "control": "control_scores", "blind": "blind_scores"}[told]
         assert {row["example_id"]: dict(row[kept]) for row in rows} == by_example
+    assert len({row["blind_prediction"] for row in rows}) == 2, "without an image, a prompt has one text"
+    assert all(0 < row["confidence"] <= 1 for row in rows)
+    assert report["calibration"].keys() == {"vqa"}
     assert report["num_examples"] == {"caption": 10, "vqa": 10}
     assert {(each["name"], each["value"]) for each in report["slices"]} == {
         ("task", "caption"), ("task", "vqa"), ("parity", "odd"), ("parity", "even"),
@@ -113,7 +123,7 @@ def test_the_second_evaluation_answers_nothing(
     units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     first, reused = evaluated(trained_world, workspace)
-    assert not reused and sum(map(len, units_run)) == NUM_ANSWERED
+    assert not reused and sum(map(len, units_run)) == NUM_ASKED
     units_run.clear()
     stored = workspace.store.list("evaluate")
     assert evaluated(trained_world, workspace) == (first, True)
@@ -137,7 +147,7 @@ def test_a_stopped_evaluation_commits_nothing_and_answers_only_the_rest(
 ) -> None:
     undisturbed, _ = evaluated(trained_world, workspace)
     all_units = list(units_run)
-    assert [len(unit) for unit in all_units] == [6, 6, 6, 2]
+    assert [len(unit) for unit in all_units] == [6] * 7
     workspace.store.delete(undisturbed_key := request_of(trained_world).manifest_key)
     units_run.clear()
     with pytest.raises(KeyboardInterrupt):

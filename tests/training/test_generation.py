@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from infra.errors import ConfigError
-from training.generation import Asked, Beam, GenerationConfig, Greedy, Sampling, Strategy, generate
+from training.asking import Asked
+from training.generation import Beam, GenerationConfig, Greedy, Sampling, Strategy, generate, generate_scored
 from training.language_model import LanguageModel, load_language_model
 from training.regimes import apply_regime
 from training.regimes.config import AdapterRegime, BitfitRegime, FullRegime, LoraRegime, PrefixRegime, RegimeConfig
@@ -156,6 +157,27 @@ def _likelihood(language: LanguageModel, patches_PV: Tensor, prompt: str, text: 
     ]
     logits_TW = language.model(inputs_embeds=torch.cat(parts, dim=1)).logits[0, -len(ended) - 1 : -1]
     return float(logits_TW.log_softmax(dim=-1)[range(len(ended)), ended].sum())
+
+
+@by_every_strategy
+@torch.inference_mode()
+def test_a_texts_likelihood_is_that_of_its_tokens_and_of_its_end(language: LanguageModel, strategy: Strategy) -> None:
+    """And to five digits the same for every batch size."""
+    patches_BPV, prompts = _patches(16), [f"{'which of these ' * 3}{number}"[: number * 7 % 41] for number in range(16)]
+    asked = [Asked(str(number), prompt) for number, prompt in enumerate(prompts)]
+    config, model = GenerationConfig(max_new_tokens=8, strategy=strategy), Projection(language)
+    whole = generate_scored(model, language, patches_BPV, asked, config)
+    for patches_PV, prompt, reply in zip(patches_BPV, prompts, whole, strict=True):
+        assert reply.log_likelihood == pytest.approx(_likelihood(language, patches_PV, prompt, reply.text, 8), abs=1e-4)
+    for size in (1, 3):
+        parts = [
+            generate_scored(model, language, patches_BPV[start : start + size], asked[start : start + size], config)
+            for start in range(0, 16, size)
+        ]
+        split = [reply for part in parts for reply in part]
+        assert [reply.text for reply in split] == [reply.text for reply in whole]
+        found, expected = ([reply.log_likelihood for reply in replies] for replies in (split, whole))
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluating import CONFIG, evaluated, request_of, rows_of
+from evaluating import CONFIG, assert_same_rows, evaluated, request_of, rows_of
 from language_model_families import EOS, MAX_POSITIONS, families
 
 from infra.ray import connected
@@ -36,17 +36,18 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_rows_do_not_depend_on_the_number_of_workers(
     ray: None, trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "TEXTS_PER_UNIT", 3)  # seven units to share out
+    monkeypatch.setattr(step, "REPLIES_PER_UNIT", 6)  # seven units to share out
     config = CONFIG.model_copy(update={"strategy": Sampling(kind="sampling", temperature=2.0)})
     found = []
     for num_actors, rows_per_batch in ((1, 4), (2, 4), (2, 1)):
         actors = ActorResources(num_actors=num_actors, rows_per_batch=rows_per_batch, max_restarts=0)
         profile = workspace.profile.model_copy(update={"evaluate": actors})
         manifest, reused = evaluated(trained_world, replace(workspace, profile=profile), config)
-        assert not reused and manifest.facts["num_texts"] == {"generated": 20, "reused": 0}
+        assert not reused and manifest.facts["num_replies"] == {"asked": 42, "reused": 0}
         found.append(rows_of(manifest, workspace))
         workspace.store.delete(request_of(trained_world, config).manifest_key)
-    assert found[0] == found[1] == found[2]
+    assert_same_rows(found[1], found[0])
+    assert_same_rows(found[2], found[0])
     assert len({row["prediction"] for row in found[0]}) > 10
 
 

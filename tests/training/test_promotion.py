@@ -29,7 +29,14 @@ NUM_EXAMPLES = 1000
 EXAMPLES_OF_AN_IMAGE = 4
 
 
-def scores(name: str, vqa: float, control: float = 0.3, cider: float = 3.0, cider_control: float = 0.5) -> ModelScores:
+def scores(
+    name: str,
+    vqa: float,
+    control: float = 0.3,
+    cider: float = 3.0,
+    cider_control: float = 0.5,
+    blind: float = 0.25,
+) -> ModelScores:
     """The better of two such models is right wherever the other is."""
     order = np.random.default_rng(0).permutation(NUM_EXAMPLES)
     num_right = 0 if np.isnan(vqa) else round(vqa * NUM_EXAMPLES)
@@ -37,6 +44,7 @@ def scores(name: str, vqa: float, control: float = 0.3, cider: float = 3.0, cide
         name,
         {"vqa_accuracy": vqa, "cider_d": cider},
         {"vqa_accuracy": control, "cider_d": cider_control},
+        {"vqa_accuracy": blind, "cider_d": cider_control},
         examples(order < num_right),
     )
 
@@ -55,7 +63,11 @@ def examples(right: np.ndarray, examples_of_an_image: int = EXAMPLES_OF_AN_IMAGE
 
 def answered(name: str, right: np.ndarray, examples_of_an_image: int) -> ModelScores:
     return ModelScores(
-        name, {"vqa_accuracy": right.mean()}, {"vqa_accuracy": 0.0}, examples(right, examples_of_an_image)
+        name,
+        {"vqa_accuracy": right.mean()},
+        {"vqa_accuracy": 0.0},
+        {"vqa_accuracy": 0.0},
+        examples(right, examples_of_an_image),
     )
 
 
@@ -279,3 +291,9 @@ def test_a_rule_knows_every_metric_that_it_asks_for() -> None:
 def test_a_metric_without_a_score_for_each_example_cannot_decide() -> None:
     with pytest.raises(ValidationError, match="bleu_4 is one figure for all examples, from which neither a confidence"):
         PromotionRule(primary_metric="bleu_4", control_margins={"bleu_4": ControlMargin(minimum_ratio=2)})
+
+
+def test_a_model_that_is_as_good_without_an_image_is_refused_however_bad_it_is_with_another() -> None:
+    found = decide_promotion(None, scores("a", 0.8, control=0.1, blind=0.7), RULE)
+    assert (found.case, found.alias) == ("fails_control", None)
+    assert any("without an image 0.7000" in reason and "below the required" in reason for reason in found.reasons)

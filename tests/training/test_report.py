@@ -23,6 +23,7 @@ def make_report(**changes: Any) -> Report:
         "model_name": "digits",
         "metrics": {key: 0.801 + index / 1000 for index, key in enumerate(METRIC_NAMES)} | {"own_metric": 0.123},
         "control": {key: 0.201 + index / 1000 for index, key in enumerate(METRIC_NAMES)} | {"own_metric": 0.1},
+        "blind": {key: 0.101 + index / 1000 for index, key in enumerate(METRIC_NAMES)},
         "slices": [
             Slice(name="task", value="vqa", num_examples=30, metrics={"vqa_accuracy": 0.9}, control={}),
             Slice(name="question_type", value="count", num_examples=9, metrics={"vqa_accuracy": 0.5}, control={}),

@@ -2,11 +2,28 @@
 
 import math
 import random
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from data_prep.dataset import Example
-from training.scoring import MAX_SLICES_PER_ATTRIBUTE, OTHER, by_label, headline, intervals, score, slices
+from training import scoring
+from training.asking import Reply
+from training.objectives.answer_space import AnswerSpace
+from training.report import ClassScores, Confusion
+from training.scoring import MAX_SLICES_PER_ATTRIBUTE, OTHER, Scores, headline, intervals, slices
+
+
+def score(examples: Sequence[Example], said: Mapping[str, str]) -> tuple[dict[str, float], Scores]:
+    return scoring.score(examples, replies(said), AnswerSpace())
+
+
+def by_label(examples: Sequence[Example], said: Mapping[str, str]) -> tuple[list[ClassScores], Confusion | None]:
+    return scoring.by_label(examples, replies(said), AnswerSpace())
+
+
+def replies(said: Mapping[str, str]) -> dict[str, Reply]:
+    return {name: Reply(text) for name, text in said.items()}
 
 
 def vqa(name: str, *answers: str, image: str = "i0", source: str = "one", **attributes: str) -> Example:
@@ -184,3 +201,37 @@ def test_a_mean_has_an_interval_that_counts_images_and_not_questions() -> None:
     _, scores = score(mixed, told)
     by_source = {each.value: each for each in slices(mixed, scores, scores) if each.name == "source"}
     assert by_source["one"].intervals["vqa_accuracy"] == once
+
+
+def labelled(name: str, label: str) -> Example:
+    return Example(name, "i" + name, "classify", "", (label,), "test", "one", label=label)
+
+
+def numbered(name: str, *numbers: float) -> Example:
+    return Example(name, "i" + name, "regress", "", (), "test", "one", numbers=numbers)
+
+
+def test_numbers_are_scored_in_their_units_and_each_example_in_standard_deviations() -> None:
+    space = AnswerSpace(number_means=(0.0, 10.0), number_deviations=(1.0, 4.0))
+    examples = [numbered("a", 1.0, 10.0), numbered("b", 2.0, 14.0), numbered("c", 4.0, 8.0)]
+    said = {"a": Reply(numbers=(1.0, 10.0)), "b": Reply(numbers=(3.0, 10.0)), "c": Reply(numbers=(4.0, 4.0))}
+    metrics, per_example = scoring.score(examples, said, space)
+    # b: one deviation off in each; c: one off in the second.
+    assert {name: found["neg_mse"] for name, found in per_example.items()} == {"a": 0.0, "b": -1.0, "c": -0.5}
+    assert metrics["neg_mse"] == pytest.approx(-0.5)
+    assert metrics["mse"] == pytest.approx(((1 / 3) + (16 + 16) / 3) / 2)
+    assert {"pearson", "spearman"} <= metrics.keys()
+
+
+def test_a_heads_scores_give_top_k_and_areas_and_an_unknown_label_takes_them_away() -> None:
+    space = AnswerSpace(labels=("ant", "bee", "cat"))
+    examples = [labelled("1", "ant"), labelled("2", "bee"), labelled("3", "cat")]
+    rows = {"1": (-0.1, -3.0, -4.0), "2": (-0.5, -1.0, -4.0), "3": (-3.0, -2.0, -0.2)}
+    said = {name: Reply(space.labels[row.index(max(row))], max(row), numbers=row) for name, row in rows.items()}
+    metrics, _ = scoring.score(examples, said, space)
+    assert metrics["accuracy"] == pytest.approx(2 / 3) and "roc_auc_macro" in metrics
+    classes, confusion = scoring.by_label(examples, said, space)
+    assert confusion is not None and confusion.labels == ["ant", "bee", "cat"] and len(classes) == 3
+    unknown = [*examples, labelled("4", "dog")]
+    metrics, _ = scoring.score(unknown, {**said, "4": said["1"]}, space)
+    assert metrics["accuracy"] == pytest.approx(2 / 4) and "roc_auc_macro" not in metrics

@@ -14,9 +14,9 @@ from infra.digests import digest_json
 from infra.outputs import Manifest, ensure_output
 from training import evaluate as step
 from training.answering import Answerer
+from training.asking import Asked
 from training.evaluate import evaluate, evaluate_request
 from training.evaluation_config import EvaluationConfig
-from training.generation import Asked
 
 THREADS = 2
 
@@ -26,7 +26,7 @@ def answer(folder: str) -> dict[str, Any]:
     answerer = answerer_of(folder)
     asked = [Asked(*one) for one in json.loads((Path(folder) / WORLD).read_text())["asked"]]
     with Timed() as timed:
-        texts = answerer.run(asked)
+        texts = [reply.text for reply in answerer.run(asked)]
     return {
         "captions": len(texts),
         "seconds": timed.seconds,
@@ -42,6 +42,7 @@ def answerer_of(folder: str) -> Answerer:
     options = {
         "threads": THREADS,
         "batch_size": world["batch_size"],
+        "blind_images": (),
         "generation": {"max_new_tokens": world["max_new_tokens"]},
     }
     return Answerer(world["store"], world["cache"], world["train"], world["features"], world["language_model"], options)
@@ -69,7 +70,7 @@ def _evaluated(world: SecondWorld, number: int) -> dict[str, Any]:
     manifest, reused = found
     assert not reused, "each evaluation is another one"
     measured = {"seconds": timed.seconds, "cpu_seconds": timed.cpu_seconds}
-    return {**measured, "rows": manifest.num_rows, **manifest.facts["num_texts"]}
+    return {**measured, "rows": manifest.num_rows, **manifest.facts["num_replies"]}
 
 
 def _here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:

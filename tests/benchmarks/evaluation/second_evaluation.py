@@ -12,8 +12,8 @@ from sides import Side
 GOAL_SECONDS = 5.0
 CONDITIONS = (
     "{rows} rows: {images} images with a caption (5 references) and a question (10 answers). Seconds from the request "
-    "to the committed manifest, engines and imports aside: earlier texts found, scored, controls too, report and "
-    "predictions written. 0 texts were generated."
+    "to the committed manifest, engines and imports aside: earlier replies found, scored with both controls, report "
+    "and predictions written. The model was asked nothing."
 )
 
 
@@ -24,9 +24,9 @@ def measure(plan: Plan) -> Iterator[Result]:
     asked = {"folder": str(folder), "num_images": plan.num_cached_images}
     with Side("frostline", sys.executable, "evaluation/frostline_side.py", plan.cores) as side:
         first = side.ask("evaluate_first", **asked)
-        assert first["generated"] > 0, first
+        assert first["asked"] > 0, first
         answers = [side.ask("evaluate_again", **asked, number=number + 1) for number in range(plan.rounds)]
-    assert all(answer["generated"] == 0 and answer["rows"] == first["rows"] for answer in answers), answers
+    assert all(answer["asked"] == 0 and answer["rows"] == first["rows"] for answer in answers), answers
     runs = runs_of(side, asked, "s", [answer["seconds"] for answer in answers])
     runs.runs_by_cpu.extend(round(answer["cpu_seconds"], 4) for answer in answers)
     conditions = CONDITIONS.format(rows=first["rows"], images=plan.num_cached_images)

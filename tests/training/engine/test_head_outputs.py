@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from infra.errors import ConfigError
 from training import head_outputs
+from training.blind import blinded
 from training.config import TrainConfig
 from training.head_outputs import HeadReader
 from training.language_model import LanguageModel
@@ -89,6 +90,40 @@ def test_a_labels_score_is_the_likelihood_of_its_text_and_of_its_end(shares_pref
             logits = reader.model.lm.get_output_embeddings()(hidden)
             expected = -functional.cross_entropy(logits, torch.tensor(ids), reduction="sum")
             assert scores_BC[image, number].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_targets_likelihood_is_that_behind_its_image_and_its_whole_prompt() -> None:
+    reader = reader_of({"caption": {}, "vqa": {}})
+    targets = ["a", "striped horse", "dog", "", "an even longer target", "x", "y"]
+    found = reader.log_likelihoods(PATCHES_BPV, ASKED, targets)
+    for image, (prompt, target) in enumerate(zip(ASKED, targets, strict=True)):
+        ids = [*reader.language.encode_targets([target])[0], EOS]
+        hidden = hidden_states(reader, image, prompt, *ids[:-1])[-len(ids) :]
+        logits = reader.model.lm.get_output_embeddings()(hidden)
+        expected = -functional.cross_entropy(logits, torch.tensor(ids), reduction="sum")
+        assert found[image] == (pytest.approx(expected.item(), rel=1e-4), len(ids))
+
+
+def test_a_texts_vector_does_not_see_the_image_and_an_images_not_the_text() -> None:
+    reader = reader_of({"caption": {}, "contrast": {"width": 6}})
+    image_BE, text_BE = reader.vectors(PATCHES_BPV, ASKED)
+    torch.testing.assert_close(image_BE.norm(dim=1), torch.ones(len(ASKED)))
+    shown_BE, said_BE = reader.vectors(PATCHES_BPV[::-1].copy(), ASKED)
+    torch.testing.assert_close(shown_BE, image_BE.flip(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(said_BE, text_BE, atol=1e-5, rtol=1e-5)
+    assert (text_BE[1] - text_BE[3]).abs().max() > 0.01 and (image_BE[1] - image_BE[3]).abs().max() > 0.01
+
+
+def test_a_blind_model_answers_every_image_as_the_mean_of_their_prefixes() -> None:
+    reader = reader_of(TEXT)
+    patches_BPV = torch.from_numpy(PATCHES_BPV)
+    blind = HeadReader(blinded(reader.model, patches_BPV.split(3)), reader.language, SPACE)
+    mean_KD = reader.model.mapper(patches_BPV.float()).mean(dim=0)
+    torch.testing.assert_close(blind.model.mapper(patches_BPV)[4], mean_KD, atol=1e-5, rtol=1e-5)
+    scores_BC = blind.label_text_scores(PATCHES_BPV, ["x"] * len(ASKED), LABELS)
+    torch.testing.assert_close(scores_BC, scores_BC[:1].expand_as(scores_BC), atol=1e-5, rtol=1e-5)
+    seeing_BC = reader.label_text_scores(PATCHES_BPV, ["x"] * len(ASKED), LABELS)
+    assert seeing_BC.std(dim=0).max() > 1e-3, "the model itself still looks"
 
 
 @pytest.mark.parametrize(

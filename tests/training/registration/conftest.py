@@ -131,7 +131,7 @@ def _with_model(world: World, seed: int) -> World:
     predictions = _uploaded(
         world.store, "evaluate", pa.Table.from_pylist(rows, predictions_schema()), "predictions", folder
     )
-    scores = {"metrics": {"vqa_accuracy": score}, "control": {"vqa_accuracy": 0.3}}
+    scores = {"metrics": {"vqa_accuracy": score}, "control": {"vqa_accuracy": 0.3}, "blind": {"vqa_accuracy": 0.2}}
     identity = {"evaluation_digest": predictions.digest, "model_digest": train.identity["model_digest"]}
     inputs = {"model_digest": train.identity["model_digest"], "test_digest": "e" * 64}
     evaluation = manifest("evaluate", [predictions], identity, evaluation_config, scores, inputs)

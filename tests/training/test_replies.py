@@ -4,13 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from evaluating import CONFIG, evaluated, file_of, request_of, rows_of, units_here
+from evaluating import CONFIG, assert_same_rows, evaluated, file_of, request_of, rows_of, units_here
 from stored_parts import made_by
 
-from data_prep.schemas import predictions_schema
 from flows.forget import forget
 from infra.errors import IntegrityError
 from infra.gc import find_garbage
@@ -20,10 +17,10 @@ from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.store import LocalStore
 from infra.workspace import Workspace
-from training.answering import prompt_of, swapped
+from training.asking import BLIND, Asked, Reply, swapped
 from training.evaluation_config import EvaluationConfig
-from training.generation import Asked, Sampling
-from training.prediction_cache import FACT, earlier_texts, told
+from training.generation import Sampling
+from training.replies import FACT, KIND, earlier_replies, told, write_replies
 
 FIRST = 6
 """Of ten test images."""
@@ -35,8 +32,8 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[list[Asked]]:
     return units_here(monkeypatch)
 
 
-def texts_of(manifest: Manifest) -> dict[str, int]:
-    found: dict[str, int] = manifest.facts["num_texts"]
+def replies_of(manifest: Manifest) -> dict[str, int]:
+    found: dict[str, int] = manifest.facts["num_replies"]
     return found
 
 
@@ -54,19 +51,20 @@ def test_a_grown_test_split_costs_the_new_texts(
     answered: list[list[Asked]], trained_world: Any, workspace: Workspace, tmp_path: Path
 ) -> None:
     few, _ = evaluated(trained_world, workspace, FEW)
-    assert texts_of(few) == {"generated": 2 * FIRST, "reused": 0}
+    assert replies_of(few) == {"asked": 4 * FIRST + 2, "reused": 0}
     before = [one for unit in answered for one in unit]
     answered.clear()
     whole, reused = evaluated(trained_world, workspace)
     assert not reused
     generated = [one for unit in answered for one in unit]
     image_ids = sorted({each.image_id for each in trained_world.test_examples})
-    assert {one.image_id for one in generated} == set(image_ids[FIRST:])
+    looked = {one.image_id for one in generated if not one.image_id.startswith(BLIND)}
+    assert looked == set(image_ids[FIRST:])
     assert not set(generated) & set(before)
-    assert texts_of(whole) == {"generated": 2 * (10 - FIRST), "reused": 2 * FIRST}
+    assert replies_of(whole) == {"asked": 4 * (10 - FIRST) + 2, "reused": 4 * FIRST}
     answered.clear()
-    assert rows_of(whole, workspace) == from_scratch(trained_world, CONFIG, workspace, tmp_path)
-    assert len(answered[0]) == 20
+    assert_same_rows(rows_of(whole, workspace), from_scratch(trained_world, CONFIG, workspace, tmp_path))
+    assert sum(map(len, answered)) == 42
 
 
 def test_other_pictures_in_the_report_and_other_swapped_images_cost_no_text_that_is_known(
@@ -79,43 +77,46 @@ def test_other_pictures_in_the_report_and_other_swapped_images_cost_no_text_that
     other = CONFIG.model_copy(update={"gallery_examples": 0, "control_seed": 1})
     second, reused = evaluated(trained_world, workspace, other)
     assert not reused and answered == []  # no unit, so no actor and no Ray
-    assert texts_of(second) == {"generated": 0, "reused": 20}
-    assert rows_of(second, workspace) == from_scratch(trained_world, other, workspace, tmp_path)
+    assert replies_of(second) == {"asked": 0, "reused": 42}
+    assert_same_rows(rows_of(second, workspace), from_scratch(trained_world, other, workspace, tmp_path))
     image_ids = [each.image_id for each in trained_world.test_examples]
     assert {row["image_id"]: row["control_image_id"] for row in rows_of(second, workspace)} == swapped(image_ids, 1)
 
 
-def test_texts_about_swapped_images_are_known_too(trained_world: Any, workspace: Workspace, tmp_path: Path) -> None:
-    row = {"task": "vqa", "prompt": "which digit", "image_id": "1" * 64, "prediction": "own"}
-    row |= {"control_image_id": "2" * 64, "control_prediction": "other"}
+def test_what_was_replied_is_known_bit_by_bit(trained_world: Any, workspace: Workspace, tmp_path: Path) -> None:
+    replies = {
+        Asked("1" * 64, "caption:"): Reply("own", -0.1 / 3),
+        Asked("2" * 64, "caption:"): Reply("other", -2.0),
+        Asked("1" * 64, "caption:", "likelihood", "a"): Reply(log_likelihood=-1 / 7, num_tokens=3),
+        Asked("1" * 64, "", "regress"): Reply(numbers=(1 / 3, -2.0)),
+    }
 
     def produce(attempt: Attempt) -> Draft:
-        table = pa.Table.from_pylist([dict.fromkeys(predictions_schema().names) | row], predictions_schema())
-        pq.write_table(table, tmp_path / "predictions")
-        part = attempt.add_part(tmp_path / "predictions", "predictions", 1)
+        write_replies(replies, tmp_path / "replies")
+        part = attempt.add_part(tmp_path / "replies", KIND, len(replies))
         return Draft(parts=[part], identity={}, facts={FACT: told(CONFIG.generation)})
 
-    request, config = request_of(trained_world), trained_world.config
+    request = request_of(trained_world)
     ensure_output(workspace.store, request, produce, {})
-    asked = [Asked(digit * 64, prompt_of(config, "vqa", "which digit")) for digit in "123"]
-    found = earlier_texts(asked, CONFIG.generation, config, request, workspace)
-    assert found == {asked[0]: "own", asked[1]: "other"}
-    another = [Asked("1" * 64, prompt_of(config, "caption", ""))]
-    assert earlier_texts(another, CONFIG.generation, config, request, workspace) == {}
+    unknown = [Asked("3" * 64, "caption:"), Asked("1" * 64, "question:")]
+    assert earlier_replies([*replies, *unknown], CONFIG.generation, request, workspace) == replies
+    other = CONFIG.generation.model_copy(update={"max_new_tokens": 99})
+    no_texts = {one: reply for one, reply in replies.items() if one.kind != "text"}
+    assert earlier_replies(replies, other, request, workspace) == no_texts
 
 
 @pytest.mark.parametrize(
     "changed", [{"max_new_tokens": 4}, {"strategy": Sampling(kind="sampling")}], ids=lambda changed: next(iter(changed))
 )
-def test_another_way_of_generating_reuses_nothing(
+def test_another_way_of_generating_reuses_no_text(
     answered: list[list[Asked]], trained_world: Any, workspace: Workspace, changed: dict[str, Any]
 ) -> None:
     evaluated(trained_world, workspace)
     other, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update=changed))
-    assert texts_of(other) == {"generated": 20, "reused": 0}
+    assert replies_of(other) == {"asked": 22, "reused": 20}, "how likely a target is does not depend on it"
     # Of several earlier evaluations, the one that fits is found.
     again, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update={"gallery_examples": 1}))
-    assert texts_of(again) == {"generated": 0, "reused": 20}
+    assert replies_of(again) == {"asked": 0, "reused": 42}
 
 
 @pytest.mark.parametrize("of", ["train", "features"])
@@ -127,18 +128,18 @@ def test_another_model_or_other_features_reuse_nothing(
     before = getattr(trained_world, of)
     after = made_by(before.step, before.parts, {**before.identity, name: "9" * 64}, before.facts)
     other = replace(trained_world, **{of: after})
-    assert texts_of(evaluated(other, workspace)[0]) == {"generated": 20, "reused": 0}
+    assert replies_of(evaluated(other, workspace)[0]) == {"asked": 42, "reused": 0}
 
 
 def test_texts_of_an_earlier_version_of_generation_are_not_reused(
     answered: list[list[Asked]], trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated(trained_world, workspace, FEW)
-    monkeypatch.setattr("training.prediction_cache.GENERATION_VERSION", 99)
-    assert texts_of(evaluated(trained_world, workspace)[0])["reused"] == 0
+    monkeypatch.setattr("training.replies.GENERATION_VERSION", 99)
+    assert replies_of(evaluated(trained_world, workspace)[0])["reused"] == 2 * FIRST, "likelihoods of targets"
 
 
-def test_texts_of_a_forgotten_image_are_gone_and_gc_keeps_the_rest(
+def test_replies_of_a_forgotten_image_are_gone_and_gc_keeps_the_rest(
     answered: list[list[Asked]], trained_world: Any, workspace: Workspace
 ) -> None:
     """An output that names a forgotten image goes as a whole, with its texts; one that does not stays."""
@@ -158,7 +159,7 @@ def test_an_earlier_evaluation_that_is_damaged_is_named(
     answered: list[list[Asked]], trained_world: Any, store: LocalStore, profile: Profile, workspace: Workspace
 ) -> None:
     evaluated(trained_world, workspace, FEW)
-    path = file_of(evaluated(trained_world, workspace, FEW)[0], "predictions.parquet", workspace)
+    path = file_of(evaluated(trained_world, workspace, FEW)[0], "replies.parquet", workspace)
     stored = store.folder / "evaluate" / "parts" / path.name
     stored.write_bytes(stored.read_bytes()[:-1])
     elsewhere = Workspace(Settings(), profile, store, PartCache(store, store.folder.with_name("another")), Silent())
