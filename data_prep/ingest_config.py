@@ -11,7 +11,7 @@ class SplitFractions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     val: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, le=1)
 
 
 class IngestConfig(BaseModel):

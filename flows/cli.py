@@ -120,6 +120,32 @@ def ask(
     ask_command(model_uri, image, question, store, json)
 
 
+@app.command()
+def evaluate(
+    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION.")],
+    source: Annotated[
+        list[str], typer.Option(help="A source as in a recipe, or a .yaml file with one. May be given several times.")
+    ],
+    set_: Annotated[
+        list[str], typer.Option("--set", help="key=value of the recipe's section `evaluation`, as max_new_tokens=16.")
+    ] = [],  # noqa: B006
+    profile: ProfileOption = "laptop",
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate a registered model on any rows, without a training. Where a source names splits, on its test rows.
+
+    Examples:
+
+      frostline evaluate models:/quickstart@champion --source '{kind: jsonl, path: rows.jsonl}'
+
+      frostline evaluate models:/quickstart/3 --source holiday_photos.yaml --set max_test_images=500 --json
+    """
+    from flows.evaluating import evaluate_command
+
+    evaluate_command(model_uri, source, set_, profile, store, json)
+
+
 app.add_typer(promotion_cli.app)
 
 

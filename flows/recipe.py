@@ -1,6 +1,6 @@
 """Recipes: what to train on what, complete. Where and with how much is a profile's matter."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -92,22 +92,27 @@ def _find(name_or_path: str) -> Path:
     return shipped
 
 
-def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same mapping with the local paths of sources and model folders made absolute. URIs are left as they are."""
+def absolute_paths(section: Any, keys: Collection[str], folder: Path) -> Any:
+    """The same section with local paths under these keys taken from `folder`. URIs are left as they are."""
+    if not isinstance(section, dict):
+        return section
 
-    def is_local(key: str, value: Any, keys: set[str]) -> bool:
+    def is_local(key: str, value: Any) -> bool:
         return key in keys and isinstance(value, str) and not is_remote(value)
 
-    def fix(section: Any, keys: set[str]) -> Any:
-        if not isinstance(section, dict):
-            return section
-        return {k: str(folder / v) if is_local(k, v, keys) else v for k, v in section.items()}
+    return {key: str(folder / value) if is_local(key, value) else value for key, value in section.items()}
 
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same mapping with the local paths of sources and model folders made absolute. URIs are left as they are."""
     fixed = dict(values)
     ingest = values.get("ingest")
     if isinstance(ingest, dict) and isinstance(ingest.get("sources"), list):
-        fixed["ingest"] = {**ingest, "sources": [fix(source, PATH_FIELDS) for source in ingest["sources"]]}
+        fixed["ingest"] = {
+            **ingest,
+            "sources": [absolute_paths(source, PATH_FIELDS, folder) for source in ingest["sources"]],
+        }
     for name in ("vision_tower", "language_model"):
         if name in values:
-            fixed[name] = fix(values[name], {"folder"})
+            fixed[name] = absolute_paths(values[name], {"folder"}, folder)
     return fixed

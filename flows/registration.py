@@ -1,10 +1,10 @@
 """Putting the `register` step together: the challenger's outputs, and the champion's scores on the same test rows."""
 
+from flows.evaluating import evaluate_version
 from flows.recipe import Recipe
 from flows.steps import Outputs
-from infra import ray
 from infra.errors import IntegrityError
-from infra.outputs import Attempt, Draft, Manifest, ensure_output, read_manifest
+from infra.outputs import Attempt, Draft, manifest_key, read_manifest
 from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.ledger import LedgerEntry
@@ -35,15 +35,9 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
     return register(registration, attempt, workspace)
 
 
-def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> Manifest:
-    """The champion's evaluation on today's test split, through its own tower and language model."""
-    from data_prep.featurize import featurize, featurize_request
-    from data_prep.pins import verified_folder
-    from training.evaluate import EvaluationInputs, evaluate, evaluate_request
-    from training.predictor import fetch_package
-    from training.package import read_package  # isort: skip
-
-    key = f"train/{champion.train_fingerprint}/manifest.json"
+def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> None:
+    """On today's test split, through its own tower and language model."""
+    key = manifest_key("train", champion.train_fingerprint)
     train = read_manifest(workspace.store, key)
     version = Registry(workspace.settings.mlflow).find_version(recipe.model_name, champion.model_digest)
     if train is None or version is None:
@@ -52,23 +46,5 @@ def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, w
             f"{'no output ' + key if train is None else 'no version in MLflow'}; expected both, to compare with it. "
             "Restore the store or the MLflow server that it was registered in."
         )
-    registry = Registry(workspace.settings.mlflow)
-    card = read_package(fetch_package(registry, version, workspace.cache.folder)).card
-    lm_folder = verified_folder(card.language_model, workspace.cache.folder, workspace.store)
-    dataset = outputs["ingest"]
     name = f"{recipe.name}.champion"  # not the recipe's own log, which `plan` compares with
-    resources = workspace.profile.model_dump(mode="json")
-    with ray.connected(workspace.profile.ray, workspace.settings.logs):
-        wanted = featurize_request(card.features, name, dataset, card.vision_tower.digest)
-        features, _ = ensure_output(
-            workspace.store,
-            wanted,
-            lambda attempt: featurize(card.features, dataset, card.vision_tower, attempt, workspace),
-            resources,
-        )
-        inputs = EvaluationInputs(recipe.model_name, train, dataset, features, lm_folder)
-        asked = evaluate_request(recipe.evaluation, name, train, dataset, features)
-        evaluation, _ = ensure_output(
-            workspace.store, asked, lambda attempt: evaluate(recipe.evaluation, inputs, attempt, workspace), resources
-        )
-    return evaluation
+    evaluate_version(version, train, outputs["ingest"], recipe.evaluation, name, workspace)

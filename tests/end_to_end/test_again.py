@@ -185,3 +185,15 @@ def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_com
     scores = ours.facts["metrics"]["vqa_accuracy"], theirs.facts["metrics"]["vqa_accuracy"]
     told = f"vqa_accuracy is {scores[0]:.4f} against the champion's {scores[1]:.4f}"
     assert any(reason.startswith(told) for reason in decision.facts["promotion"]["reasons"])
+
+
+def test_a_registered_model_is_evaluated_on_other_rows_without_a_training(var: Path) -> None:
+    asked = ("evaluate", "models:/tiny@champion", "--set", "max_new_tokens=8", "--json")
+    source = "{kind: digit_scenes, num_images: 30, seed: 7, image_size_px: 48, name: others}"
+    found = frostline(var, *asked, "--source", source)
+    assert [(step["name"], step["reused"]) for step in found["steps"]] == [
+        ("ingest", False), ("featurize", False), ("evaluate", False),
+    ]  # fmt: skip
+    assert found["steps"][2]["rows"] > 0 and 0 <= found["metrics"]["vqa_accuracy"] <= 1 and found["model"] is None
+    again = frostline(var, *asked, "--source", source)
+    assert all(step["reused"] for step in again["steps"]) and again["metrics"] == found["metrics"]
