@@ -178,6 +178,7 @@ def replies_schema() -> pa.Schema:
             ("prompt", pa.string()),
             ("kind", pa.string()),
             ("target", pa.string()),
+            ("corruption", pa.string()),
             ("text", pa.string()),
             ("log_likelihood", pa.float64()),
             ("num_tokens", pa.int64()),

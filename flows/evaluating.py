@@ -117,7 +117,7 @@ def evaluate_version(
         )
         made = [Made(features, reused, started)]
         started = time.monotonic()
-        inputs = EvaluationInputs(version.name, train, dataset, features, lm_folder)
+        inputs = EvaluationInputs(version.name, train, dataset, features, card.vision_tower, lm_folder)
         asked = evaluate_request(config, name, train, dataset, features)
         evaluation, reused = _ensured(asked, lambda attempt: evaluate(config, inputs, attempt, workspace), workspace)
     return [*made, Made(evaluation, reused, started)]

@@ -112,6 +112,7 @@ def _evaluate(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace: Wor
         train=outputs["train"],
         dataset=outputs["ingest"],
         features=outputs["featurize"],
+        vision_tower=pin(recipe.vision_tower, outputs.get("base"), workspace.cache),
         language_model_folder=_language_model(recipe, outputs, workspace),
     )
     return evaluate(recipe.evaluation, inputs, attempt, workspace)

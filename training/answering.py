@@ -11,6 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.corruptions import Corruption, corrupted
+from data_prep.pins import Pin, verified_folder
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.store import open_store
@@ -21,9 +23,11 @@ from training.replying import replies_to
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from data_prep.tower import Tower
     from training.head_outputs import HeadReader
 
 IMAGES_PER_MEAN_BATCH = 64
+TOWER_BATCH_SIZE = 8
 
 
 class Answerer:
@@ -33,11 +37,13 @@ class Answerer:
         self,
         store_uri: str,
         cache_dir: str,
-        train: dict[str, Any],
-        features: dict[str, Any],
+        outputs: Mapping[str, Any],
         language_model_folder: str,
+        vision_tower: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
+        """`outputs` are manifests: `train`, `features`, `dataset`. `vision_tower` is a pin; it and the dataset are read
+        for pictures that are made worse, and for nothing else."""
         import torch
 
         from data_prep.features import FeatureStore
@@ -47,11 +53,14 @@ class Answerer:
 
         torch.set_num_threads(options["threads"])
         cache = PartCache(open_store(store_uri), Path(cache_dir))
-        self.features = FeatureStore(Manifest.model_validate(features), cache)
+        trained, features, self.dataset = (
+            Manifest.model_validate(outputs[name]) for name in ("train", "features", "dataset")
+        )
+        self.features, self.features_config = FeatureStore(features, cache), features.config
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        trained = Manifest.model_validate(train)
         model, language = load_trained(trained, self.features, Path(language_model_folder), cache, self.device)
         self.reader = HeadReader(model, language, AnswerSpace.model_validate(trained.facts["answer_space"]))
+        self.cache, self.tower_pin = cache, Pin.model_validate(vision_tower)
         self.batch_size = options["batch_size"]
         self.blind_images: Sequence[str] = options["blind_images"]
         self.generation = GenerationConfig.model_validate(options["generation"])
@@ -59,7 +68,7 @@ class Answerer:
     def run(self, unit: Sequence[Asked]) -> list[Reply]:
         """One reply each."""
         replies: list[Reply] = []
-        for (_, blind), group in groupby((Asked(*one) for one in unit), key=lambda one: (one.kind, _is_blind(one))):
+        for (_, _, blind), group in groupby((Asked(*one) for one in unit), key=_alike):
             asked = list(group)
             reader = self.blind_reader if blind else self.reader
             for start in range(0, len(asked), self.batch_size):
@@ -89,7 +98,30 @@ class Answerer:
 
         if _is_blind(asked[0]) or asked[0].image_id == NO_IMAGE:
             return np.zeros((len(asked), self.features.num_patches, self.features.vision_width), np.float16)
-        return self.features.gather([one.image_id for one in asked])
+        image_ids = [one.image_id for one in asked]
+        if asked[0].corruption:
+            return self._patches_of_worse(image_ids, Corruption.named(asked[0].corruption))
+        return self.features.gather(image_ids)
+
+    def _patches_of_worse(self, image_ids: Sequence[str], corruption: Corruption) -> Any:
+        from data_prep.dataset import images_by_id
+
+        images = images_by_id(self.dataset, set(image_ids), self.cache)
+        worse = {image_id: corrupted(data, image_id, corruption) for image_id, data in images.items()}
+        return self.tower.encode([worse[image_id] for image_id in image_ids])
+
+    @cached_property
+    def tower(self) -> Tower:
+        from data_prep.tower import FeatureConfig, Tower
+
+        folder = verified_folder(self.tower_pin, self.cache.folder, self.cache.store)
+        config = FeatureConfig.model_validate(self.features_config)
+        return Tower(folder, config, TOWER_BATCH_SIZE, self.device)
+
+
+def _alike(one: Asked) -> tuple[str, str, bool]:
+    """What is asked in one batch."""
+    return one.kind, one.corruption, _is_blind(one)
 
 
 def _is_blind(asked: Asked) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from data_prep.corruptions import Corruption
 from data_prep.dataset import Example
 from infra.digests import digest_json
 from infra.errors import DataError
@@ -34,6 +35,8 @@ class Asked(NamedTuple):
     kind: Kind = "text"
     target: str = ""
     """Of `likelihood`."""
+    corruption: str = ""
+    """How the picture is made worse before the tower sees it; empty where its stored features are taken."""
 
 
 class Reply(NamedTuple):
@@ -86,14 +89,29 @@ class Question:
     """How likely another image's first target is."""
     texts: tuple[Asked, ...] = ()
     """Vectors of its texts, where the model finds images by them."""
+    worse: tuple[Asked, ...] = ()
+    """The same with its picture made worse, by each corruption in turn."""
 
     def asked(self) -> Iterator[Asked]:
         shown = (self.own, self.control, self.blind)
         yield from shown
         yield from (one for one in (self.target, self.wrong) if one is not None)
+        yield from self.worse
         if self.texts:
             yield from (image_vector(one) for one in shown)
             yield from self.texts
+
+
+@dataclass(frozen=True)
+class Worse:
+    """Which pictures are made worse, and how."""
+
+    image_ids: frozenset[str]
+    corruptions: tuple[Corruption, ...]
+
+    def of(self, own: Asked) -> tuple[Asked, ...]:
+        chosen = self.corruptions if own.image_id in self.image_ids else ()
+        return tuple(own._replace(corruption=each.name) for each in chosen)
 
 
 def image_vector(shown: Asked) -> Asked:
@@ -140,7 +158,9 @@ def prompt_of(config: TrainConfig, task: str, prompt: str) -> str:
     return objective.prompt(prompt)
 
 
-def questions_of(examples: Sequence[Example], config: TrainConfig, control: Mapping[str, str]) -> list[Question]:
+def questions_of(
+    examples: Sequence[Example], config: TrainConfig, control: Mapping[str, str], worse: Worse | None = None
+) -> list[Question]:
     """Of the examples whose task was trained."""
     kinds = kinds_of(config)
     blind = blind_id(control)
@@ -161,6 +181,7 @@ def questions_of(examples: Sequence[Example], config: TrainConfig, control: Mapp
             target=target,
             wrong=_wrong(example, target, captions.get(other)),
             texts=tuple(Asked(NO_IMAGE, text, "text_vector") for text in found_by),
+            worse=worse.of(own) if worse else (),
         )  # fmt: skip
         questions.append(found)
     return questions
@@ -178,7 +199,8 @@ def _wrong(example: Example, target: Asked | None, other: str | None) -> Asked |
 
 
 def units_of(asked: Collection[Asked], size: int) -> dict[str, list[Asked]]:
-    """By name, at most so many of what is asked, each once. Sorted by kind and length, so that a batch pads little."""
-    ordered = sorted(set(asked), key=lambda one: (one.kind, len(one.prompt) + len(one.target), one))
+    """By name, at most so many of what is asked, each once. Sorted by length within what shares a batch: it pads
+    little."""
+    ordered = sorted(set(asked), key=lambda one: (one.kind, one.corruption, len(one.prompt) + len(one.target), one))
     units = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     return {f"asked-{digest_json(unit)}": unit for unit in units}

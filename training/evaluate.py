@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.dataset import Example, read_examples
+from data_prep.pins import Pin
 from infra.digests import digest_json
 from infra.disk import scratch_folder
 from infra.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from training.asking import (
     Asked,
     Question,
     Reply,
+    Worse,
     blind_images,
     kinds_of,
     questions_of,
@@ -29,14 +31,14 @@ from training.asking import (
 )
 from training.confidence_scores import add_likelihoods, calibrations, confidence_of
 from training.config import TrainConfig
+from training.controls import robustness, scored
 from training.evaluation_config import EvaluationConfig
-from training.finding import add_retrieval
 from training.gallery import gallery
 from training.objectives.answer_space import AnswerSpace
 from training.replies import FACT, KIND, earlier_replies, told, write_replies
 from training.report import REPORT_SCHEMA_VERSION, Report, report_json
 from training.report_page import GalleryItem, render_report
-from training.scoring import Scores, by_label, intervals, means, score, slices
+from training.scoring import Scores, by_label, intervals, means, slices
 
 STEP = "evaluate"
 VERSION = 3
@@ -51,6 +53,7 @@ class EvaluationInputs:
     train: Manifest
     dataset: Manifest
     features: Manifest
+    vision_tower: Pin
     language_model_folder: Path
 
 
@@ -77,7 +80,8 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
         )
     examples = _test_examples(config, inputs, workspace)
     control = swapped([example.image_id for example in examples], config.control_seed)
-    questions = questions_of(examples, train_config, control)
+    worse = Worse(frozenset(sorted(control)[: config.max_corrupted_images]), config.corruptions)
+    questions = questions_of(examples, train_config, control, worse)
     if not questions:
         raise DataError(
             f"the test split has {len(examples)} examples and none of a task that was trained; expected "
@@ -89,10 +93,11 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     examples = [example for example in examples if example.example_id in asked]
     space = AnswerSpace.model_validate(inputs.train.facts["answer_space"])
     own, swap, blind = (
-        _scored(examples, questions, replies, shown, space)
+        scored(examples, questions, replies, shown, space)
         for shown in (lambda one: one.own, lambda one: one.control, lambda one: one.blind)
     )
     own.metrics.update(add_likelihoods(questions, replies, own.scores) | means(examples, own.scores))
+    names = [each.name for each in config.corruptions]
     own_replies = {question.example_id: replies[question.own] for question in questions}
     classes, confusion = by_label(examples, own_replies, space)
     report = Report(
@@ -106,6 +111,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
         classes=classes,
         confusion=confusion,
         calibration=calibrations(examples, own_replies, own.scores),
+        robustness=robustness(examples, questions, replies, names, space),
         slices=slices(examples, own.scores, swap.scores),
         num_examples=dict(sorted(Counter(example.task for example in examples).items())),
         dataset=inputs.dataset.facts["statistics"],
@@ -127,29 +133,11 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             "metrics": own.metrics,
             "control": swap.metrics,
             "blind": blind.metrics,
+            "robustness": {name: found.metrics for name, found in report.robustness.items()},
             "intervals": {name: [found.low, found.high] for name, found in report.intervals.items()},
             **facts,
         },
     )
-
-
-@dataclass(frozen=True)
-class _Scored:
-    metrics: dict[str, float]
-    scores: Scores
-
-
-def _scored(
-    examples: Sequence[Example],
-    questions: Sequence[Question],
-    replies: Mapping[Asked, Reply],
-    shown: Callable[[Question], Asked],
-    space: AnswerSpace,
-) -> _Scored:
-    """With the examples' images, or with what the control shows in their place."""
-    metrics, scores = score(examples, {one.example_id: replies[shown(one)] for one in questions}, space)
-    metrics |= add_retrieval(questions, replies, shown, scores)
-    return _Scored(metrics | means(examples, scores), scores)
 
 
 def _parts(
@@ -218,9 +206,12 @@ def _replies(
     arguments = {
         "store_uri": attempt.store.uri,
         "cache_dir": str(workspace.cache.folder),
-        "train": inputs.train.model_dump(mode="json"),
-        "features": inputs.features.model_dump(mode="json"),
+        "outputs": {
+            name: output.model_dump(mode="json")
+            for name, output in (("train", inputs.train), ("features", inputs.features), ("dataset", inputs.dataset))
+        },
         "language_model_folder": str(inputs.language_model_folder),
+        "vision_tower": inputs.vision_tower.model_dump(mode="json"),
         "options": {
             "threads": resources.threads_per_actor,
             "batch_size": resources.rows_per_batch,

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_prep.corruptions import Corruption
 from training.generation import GenerationConfig, Greedy, Strategy
 
 
@@ -15,6 +16,10 @@ class EvaluationConfig(BaseModel):
     """Bounds the time of an evaluation: the first so many test images by id. None takes all."""
     control_seed: int = Field(default=0, ge=0)
     """Which other image each example gets in the control."""
+    corruptions: tuple[Corruption, ...] = ()
+    """Scores are measured with pictures made worse in these ways too. Each is as many encodes and replies again."""
+    max_corrupted_images: int = Field(default=256, gt=0)
+    """That this is measured on: the first so many test images by id."""
     gallery_examples: int = Field(default=8, ge=0)
     """Pictures per group (best, worst, seeded selection) in the report."""
 

@@ -72,6 +72,18 @@ class CalibrationPlot(BaseModel):
     bins: list[Bin]
 
 
+class Robustness(BaseModel):
+    """The scores with pictures made worse in one way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num_examples: int = Field(ge=0)
+    metrics: dict[str, float]
+    without: dict[str, float]
+    """Of the same examples with their pictures as they are."""
+
+    _drop_nan = field_validator("metrics", "without", mode="before")(_finite)
+
+
 class Slice(BaseModel):
     """The scores of the examples that share one value of one attribute."""
 
@@ -106,6 +118,8 @@ class Report(BaseModel):
     confusion: Confusion | None = None
     calibration: dict[str, CalibrationPlot] = {}
     """By task, of answers that are right or wrong."""
+    robustness: dict[str, Robustness] = {}
+    """By corruption and severity."""
     slices: list[Slice]
     num_examples: dict[str, int]
     """By task."""

@@ -32,7 +32,9 @@ def units_here(monkeypatch: pytest.MonkeyPatch) -> list[list[Asked]]:
 
 
 def evaluated(world: Any, workspace: Workspace, config: EvaluationConfig = CONFIG) -> tuple[Manifest, bool]:
-    inputs = EvaluationInputs("tiny", world.train, world.dataset, world.features, world.language_model_folder)
+    inputs = EvaluationInputs(
+        "tiny", world.train, world.dataset, world.features, world.vision_tower, world.language_model_folder
+    )
     request = request_of(world, config)
     return ensure_output(workspace.store, request, lambda attempt: evaluate(config, inputs, attempt, workspace), {})
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from no_tower import NO_TOWER
 from watching import Watching
 
 from data_prep import featurize as featurize_step
@@ -129,9 +130,12 @@ def answered(
     answerer = Answerer(
         world.workspace.store.uri,
         str(world.workspace.cache.folder),
-        found.output.model_dump(mode="json"),
-        world.features.model_dump(mode="json"),
+        {
+            name: output.model_dump(mode="json")
+            for name, output in (("train", found.output), ("features", world.features), ("dataset", world.dataset))
+        },
         str(world.language_model_dir),
+        NO_TOWER.model_dump(mode="json"),
         {
             "threads": 1,
             "batch_size": 128,

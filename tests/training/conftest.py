@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from no_tower import NO_TOWER
 from stored_parts import example_row, image_table, made_by, store_features, store_shard
 from tiny_language_model import save_language_model
 
 from data_prep.dataset import Example, read_examples
+from data_prep.pins import Pin
 from data_prep.schemas import examples_schema
 from infra.digests import canonical_json, digest_bytes
 from infra.outputs import Manifest, upload_part
@@ -52,6 +54,7 @@ class TrainedWorld:
     dataset: Manifest
     features: Manifest
     train: Manifest
+    vision_tower: Pin
     config: TrainConfig
     language_model_folder: Path
     test_examples: list[Example]
@@ -88,7 +91,8 @@ def trained_world(tmp_path: Path, store: Store, language_model_dir: Path) -> Ite
     )
     train = _trained(store, config, language_model_dir, folder)
     cache = PartCache(store, tmp_path / "cache")
-    yield TrainedWorld(dataset, features, train, config, language_model_dir, read_examples(dataset, cache, ["test"]))
+    test_examples = read_examples(dataset, cache, ["test"])
+    yield TrainedWorld(dataset, features, train, NO_TOWER, config, language_model_dir, test_examples)
     torch.set_num_threads(num_threads)  # an answerer in this process sets its own
 
 

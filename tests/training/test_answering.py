@@ -146,9 +146,9 @@ def test_a_text_is_that_of_its_image(batch_size: int, trained_world: Any, store:
     answerer = Answerer(
         store.uri,
         str(tmp_path / "another cache"),
-        world.train.model_dump(mode="json"),
-        world.features.model_dump(mode="json"),
+        {name: getattr(world, name).model_dump(mode="json") for name in ("train", "features", "dataset")},
         str(world.language_model_folder),
+        world.vision_tower.model_dump(mode="json"),
         {
             "threads": 1,
             "batch_size": batch_size,

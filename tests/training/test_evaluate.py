@@ -1,7 +1,7 @@
 """The evaluate step: what it makes, that it makes it once, and what it does where it is stopped or lied to."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,9 @@ import pytest
 import torch
 from evaluating import CONFIG, evaluated, file_of, request_of, rows_of, units_here
 
+from data_prep.corruptions import Corruption
 from data_prep.features import FeatureStore
+from data_prep.images import decode
 from infra.errors import DataError, IntegrityError
 from infra.outputs import find_output
 from infra.progress import Silent
@@ -18,6 +20,7 @@ from infra.ray import connected
 from infra.settings import ActorResources, RayResources
 from infra.workspace import Workspace
 from training import evaluate as step
+from training.answering import Answerer
 from training.asking import Asked, Reply
 from training.generation import generate
 from training.objectives.answer_space import AnswerSpace
@@ -194,3 +197,36 @@ def test_a_report_may_be_without_pictures(
 ) -> None:
     manifest, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update={"gallery_examples": 0}))
     assert "data:image" not in file_of(manifest, "report.html", workspace).read_text()
+
+
+class Brightness:
+    """A tower whose features are how bright a picture is, which any corruption of noise changes."""
+
+    def encode(self, images: Sequence[bytes]) -> np.ndarray:
+        means = [np.asarray(decode(data), np.float64).mean() / 25.5 for data in images]
+        return np.stack([np.full((4, 8), value, np.float16) for value in means])
+
+
+def test_scores_with_worse_pictures_stand_beside_those_of_the_same_examples(
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answerer, "tower", Brightness())
+    config = CONFIG.model_copy(
+        update={
+            "corruptions": (Corruption(kind="brightness", severity=5), Corruption(kind="jpeg")),
+            "max_corrupted_images": 6,
+        }
+    )
+    manifest, _ = evaluated(trained_world, workspace, config)
+    report = json.loads(file_of(manifest, "report.json", workspace).read_text())
+    assert [*report["robustness"]] == ["brightness:5", "jpeg:3"]
+    few = {"max_test_images": 6, "control_seed": 0}
+    plain, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update=few))
+    for found in report["robustness"].values():
+        assert found["num_examples"] == 12
+        of_the_same = {name: plain.facts["metrics"][name] for name in found["without"]}
+        assert found["without"] == pytest.approx(of_the_same) and found["metrics"].keys() == found["without"].keys()
+    asked = [one for unit in units_run for one in unit if one.corruption]
+    assert len(asked) == len(set(asked)) == 2 * 12 and len({one.image_id for one in asked}) == 6
+    page = file_of(manifest, "report.html", workspace).read_text()
+    assert "When the picture is bad" in page and "Brightness:5" in page

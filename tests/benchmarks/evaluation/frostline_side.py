@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from no_tower import NO_TOWER
 from second_world import SecondWorld, second_world
 from sides import Timed, serve
 from worlds import WORLD
@@ -45,7 +46,8 @@ def answerer_of(folder: str) -> Answerer:
         "blind_images": (),
         "generation": {"max_new_tokens": world["max_new_tokens"]},
     }
-    return Answerer(world["store"], world["cache"], world["train"], world["features"], world["language_model"], options)
+    tower = NO_TOWER.model_dump(mode="json")
+    return Answerer(world["store"], world["cache"], world["outputs"], world["language_model"], tower, options)
 
 
 def evaluate_first(folder: str, num_images: int) -> dict[str, Any]:

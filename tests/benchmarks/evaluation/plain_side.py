@@ -54,8 +54,8 @@ def loaded(folder: str) -> tuple[Any, Any, torch.Tensor, dict[str, Any]]:
     torch.set_num_threads(THREADS)
     world = json.loads((Path(folder) / WORLD).read_text())
     parts = PartCache(open_store(world["store"]), Path(world["cache"]))
-    features = FeatureStore(Manifest.model_validate(world["features"]), parts)
-    train = Manifest.model_validate(world["train"])
+    features = FeatureStore(Manifest.model_validate(world["outputs"]["features"]), parts)
+    train = Manifest.model_validate(world["outputs"]["train"])
     model, language = load_trained(train, features, Path(world["language_model"]), parts, "cpu")
     patches_NPV = torch.from_numpy(features.gather([image_id for image_id, _ in world["asked"]]))
     return model, language, patches_NPV, world

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from no_tower import NO_TOWER
 from plan import Case
 from stored_parts import example_row, image_table, made_by, noise, store_features, store_shard
 from tiny_language_model import WORDS
@@ -57,7 +58,7 @@ def second_world(folder: Path, num_images: int) -> SecondWorld:
     train = trained(case, language_model, store, root)
     cache = PartCache(store, root / "cache")
     workspace = Workspace(Settings(var_dir=root), load_profile("laptop"), store, cache, Silent())
-    inputs = EvaluationInputs("bench", train, dataset, features, language_model)
+    inputs = EvaluationInputs("bench", train, dataset, features, NO_TOWER, language_model)
     return SecondWorld(inputs, workspace, case.max_new_tokens)
 
 

@@ -39,8 +39,11 @@ def _write_world(case: Case, folder: Path) -> None:
     language_model = language_model_of(case, folder)
     asked = zip(image_ids, _prompts(case), strict=True)
     world = {
-        "train": trained(case, language_model, store, folder).model_dump(mode="json"),
-        "features": made_by("featurize", parts, {"encoder_key": "e" * 64}, facts).model_dump(mode="json"),
+        "outputs": {
+            "train": trained(case, language_model, store, folder).model_dump(mode="json"),
+            "features": made_by("featurize", parts, {"encoder_key": "e" * 64}, facts).model_dump(mode="json"),
+            "dataset": made_by("ingest", [], {}).model_dump(mode="json"),
+        },
         "language_model": str(language_model),
         "store": store.uri,
         "cache": str(folder / "cache"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from no_tower import NO_TOWER
 from ranks import final
 from stored_parts import made_by
 from tiny_text_towers import save_text_tower
@@ -195,6 +196,8 @@ def test_evaluating_by_prompts_is_refused(
 ) -> None:
     job = make_lit_job(tmp_path, "bert", {"epochs": 1})
     draft, workspace = exported(job, tmp_path, profile)
-    inputs = EvaluationInputs("tiny", trained_manifest(draft), job.dataset, job.features, job.language_model_dir)
+    inputs = EvaluationInputs(
+        "tiny", trained_manifest(draft), job.dataset, job.features, NO_TOWER, job.language_model_dir
+    )
     with pytest.raises(ConfigError, match="answers no prompts"):
         evaluate(EvaluationConfig(), inputs, Attempt(workspace.store, None), workspace)  # type: ignore[arg-type]

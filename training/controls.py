@@ -1,0 +1,48 @@
+"""Scores of what was asked: with the examples' images, with what the controls show in their place, with worse ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from data_prep.dataset import Example
+from training.asking import Asked, Question, Reply
+from training.finding import add_retrieval
+from training.objectives.answer_space import AnswerSpace
+from training.report import Robustness
+from training.scoring import Scores, means, score
+
+
+@dataclass(frozen=True)
+class Scored:
+    metrics: dict[str, float]
+    scores: Scores
+
+
+def scored(
+    examples: Sequence[Example],
+    questions: Sequence[Question],
+    replies: Mapping[Asked, Reply],
+    shown: Callable[[Question], Asked],
+    space: AnswerSpace,
+) -> Scored:
+    """By what is `shown` in the place of each example's image."""
+    metrics, scores = score(examples, {one.example_id: replies[shown(one)] for one in questions}, space)
+    metrics |= add_retrieval(questions, replies, shown, scores)
+    return Scored(metrics | means(examples, scores), scores)
+
+
+def robustness(
+    examples: Sequence[Example],
+    questions: Sequence[Question],
+    replies: Mapping[Asked, Reply],
+    names: Sequence[str],
+    space: AnswerSpace,
+) -> dict[str, Robustness]:
+    """By corruption, in the order of `Question.worse`; beside the same examples with their pictures as they are."""
+    asked = {question.example_id: question for question in questions if question.worse}
+    chosen = [example for example in examples if example.example_id in asked]
+    without = score(chosen, {name: replies[question.own] for name, question in asked.items()}, space)[0]
+    found = {}
+    for place, name in enumerate(names):
+        said = {example_id: replies[question.worse[place]] for example_id, question in asked.items()}
+        found[name] = Robustness(num_examples=len(chosen), metrics=score(chosen, said, space)[0], without=without)
+    return found
