@@ -38,12 +38,6 @@ RULE = PromotionRule(
 )
 
 
-@pytest.fixture(scope="session")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
 @pytest.fixture
 def places(world: Any, tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> "Places":
     settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
