@@ -56,6 +56,12 @@ def mirror(place: ModelPlace) -> LedgerEntry | None:
     raise _restless(place)
 
 
+def unfinished(place: ModelPlace) -> LedgerEntry | None:
+    """The newest entry, where this MLflow's aliases were not set to it yet."""
+    now = head(place.store, place.model_name)
+    return None if now is None or _is_mirrored(place, now) else now
+
+
 def _may_be_named(place: ModelPlace, entries: Sequence[LedgerEntry]) -> set[str]:
     """Digests that the alias may stand on without a person's doing."""
     allowed = set()

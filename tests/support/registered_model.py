@@ -56,6 +56,10 @@ class Model:
     def told(self) -> list[tuple[str, str, str | None]]:
         return [(e.kind, e.version, e.previous_version) for e in history(self.place.store, self.place.model_name)]
 
+    @property
+    def store_folder(self) -> Path:
+        return Path(self.place.store.uri.removeprefix("file://"))
+
     def file(self, version: ModelVersion, name: str) -> Path:
         """Where MLflow keeps a file of the version."""
         return Path(version.source_uri.removeprefix("file://")) / name
