@@ -15,6 +15,7 @@ import torch
 from forge import Forge
 from PIL import Image
 from registered_model import Model
+from registering import Places
 from safetensors.torch import save_file
 from stored_parts import image_table, store_shard
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
@@ -29,6 +30,7 @@ from infra.progress import Silent
 from infra.record import record_of
 from infra.settings import Profile, Settings
 from infra.store import Store
+from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
@@ -70,6 +72,13 @@ def model(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, req
     workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return Model(world, workspace, name)
+
+
+@pytest.fixture
+def places(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Places:
+    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
+    return Places(workspace, Registry(mlflow_uri), str(request.node.name))
 
 
 @dataclass(frozen=True)
