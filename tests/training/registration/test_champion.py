@@ -1,12 +1,14 @@
 """MLflow's aliases and the ledger: what a crash left behind, what a person chose."""
 
+import time
 from dataclasses import replace
 
 import pytest
 from forge import Forge
 from registered_model import Model
 
-from infra.errors import IntegrityError
+import training.champion
+from infra.errors import IntegrityError, PlatformError
 from infra.tracking import Registry
 from training.champion import mirror
 from training.ledger import head
@@ -104,3 +106,40 @@ def test_a_slow_promoter_does_not_leave_its_outdated_alias_and_is_not_taken_for_
     promote(replace(model.place, registry=Late(model, world_looks)), "2", None, force=False)
     assert model.told[1:] == [("promoted_by_hand", "2", "1"), ("promoted_by_hand", "3", "2")]
     assert model.aliases == {"champion": "3", "previous": "2"}
+
+
+class Slow(Registry):
+    """Its first answer takes longer than aliases may be set; meanwhile the champion changes."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.place.registry.uri)
+        self.model, self.written = model, list[str]()
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        self.written.append(f"{alias} {version}")
+        if len(self.written) == 1:
+            self.model.promote("3")
+            time.sleep(training.champion.SETTING_SECONDS + 0.1)
+        super().set_alias(name, alias, version)
+
+
+def test_a_slow_promoter_writes_no_alias_once_its_announcement_may_be_disregarded(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        model.add()
+    model.promote("1")
+    registry = Slow(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.champion, "SETTING_SECONDS", 3)
+        with pytest.raises(PlatformError, match=r"aliases were not set within 3 s"):
+            promote(replace(model.place, registry=registry), "2", None, force=False)
+    assert registry.written == ["champion 2"]
+    mirror(model.place)
+    assert model.told[1:] == [("promoted_by_hand", "2", "1"), ("promoted_by_hand", "3", "2")]
+    assert model.aliases == {"champion": "3", "previous": "2"}
+
+
+def test_a_living_process_is_through_before_its_announcement_is_disregarded() -> None:
+    longest_answer_seconds = (1 + 2) * 60  # as `prepare_environment` sets tries and their time-outs
+    assert training.champion.SETTING_SECONDS + longest_answer_seconds < training.champion.ANNOUNCED_SECONDS
