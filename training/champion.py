@@ -10,7 +10,7 @@ From the newest mark on, the alias `champion` may name whom that entry or a late
 person's. MLflow keeps what was written last, and a slow process may write what is outdated by then: it announces
 itself, reads the ledger only after that, and withdraws only when the ledger, read again, is what it wrote. Who sees
 an announcement takes nothing for a person's choice, and sets the aliases anew. One of a process that died is
-disregarded after ANNOUNCED_SECONDS, many times what MLflow is waited for.
+disregarded after ANNOUNCED_SECONDS; a living process begins no write later than SETTING_SECONDS after its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from training.candidate import ModelPlace, read_candidate
 from training.ledger import STEP, LedgerEntry, append_entry, former_champions, head, history
 
 ANNOUNCED_SECONDS = 600
+SETTING_SECONDS = 240
+"""With the longest wait for one answer of MLflow, about 190 s by `prepare_environment`, well below the former."""
 MAX_TURNS = 100
 """Changes of champion that one process waits out."""
 
@@ -54,6 +56,12 @@ def mirror(place: ModelPlace) -> LedgerEntry | None:
         else:
             return _set_aliases(place)
     raise _restless(place)
+
+
+def unfinished(place: ModelPlace) -> LedgerEntry | None:
+    """The newest entry, where this MLflow's aliases were not set to it yet."""
+    now = head(place.store, place.model_name)
+    return None if now is None or _is_mirrored(place, now) else now
 
 
 def _may_be_named(place: ModelPlace, entries: Sequence[LedgerEntry]) -> set[str]:
@@ -86,13 +94,16 @@ def _enter_choice(place: ModelPlace, before: LedgerEntry | None, chosen: ModelVe
 
 
 def _set_aliases(place: ModelPlace) -> LedgerEntry:
-    """Set them until they are what the ledger says then."""
+    """Set them until they are what the ledger says then. Raises PlatformError after SETTING_SECONDS."""
+    deadline = time.time() + SETTING_SECONDS  # no monotonic clock: it stands still while a computer sleeps
     announcement = f"{_folder(place, 'mirroring')}/{uuid.uuid4().hex}"
     place.store.write(announcement, b"")
     for _ in range(MAX_TURNS):
         entries = history(place.store, place.model_name)
         now = entries[-1]
         for alias, version in _changes(place, entries, place.registry.aliases(place.model_name)).items():
+            if time.time() > deadline:
+                raise _too_slow(place)
             if version is None:
                 place.registry.delete_alias(place.model_name, alias)
             else:
@@ -142,6 +153,13 @@ def _is_announced(place: ModelPlace) -> bool:
 def _folder(place: ModelPlace, kind: str) -> str:
     mlflow = digest_bytes(without_password(place.registry.uri).encode())[:16]
     return f"{STEP}/{kind}/{place.model_name}/{mlflow}"
+
+
+def _too_slow(place: ModelPlace) -> PlatformError:
+    return PlatformError(
+        f"{place.model_name}: MLflow's aliases were not set within {SETTING_SECONDS} s; expected them to be. What the "
+        "ledger says stands. Check that MLflow answers, then start again: the aliases are set."
+    )
 
 
 def _restless(place: ModelPlace) -> PlatformError:

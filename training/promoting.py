@@ -1,5 +1,5 @@
 """Changing the champion by hand: `promote` and `rollback`. Both check the version first, enter the ledger, then set the
-aliases; started again after a crash, they find what they entered."""
+aliases; started again after a crash in between, they find what they entered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from infra.errors import ConfigError, IntegrityError, PlatformError
 from infra.tracking import DIGEST_TAG, ModelVersion
 from training.candidate import Candidate, ModelPlace, read_candidate
-from training.champion import mirror
+from training.champion import mirror, unfinished
 from training.ledger import Kind, LedgerEntry, append_entry, former_champions, history
 
 
@@ -30,8 +30,8 @@ def promote(place: ModelPlace, version_name: str, reason: str | None, force: boo
 
     Raises ConfigError where the gate said that it must not serve, or never saw it, unless `force`; IntegrityError where
     a file of it was altered after registration; PlatformError where the champion changed meanwhile."""
+    version = version_named(place, version_name)  # before `mirror`, which moves aliases
     before = mirror(place)
-    version = version_named(place, version_name)
     if before is not None and version.tags.get(DIGEST_TAG) == before.model_digest:
         return Change(before, changed=False)
     candidate = read_candidate(place, version)
@@ -46,11 +46,15 @@ def promote(place: ModelPlace, version_name: str, reason: str | None, force: boo
 
 
 def rollback(place: ModelPlace, reason: str | None) -> Change:
-    """Make the former champion champion again; once more, the one before it.
+    """Make the former champion champion again; once more, the one before it. One that was entered and then stopped
+    before MLflow's aliases were set is finished, and none made beside it.
 
     Raises ConfigError where there is none, IntegrityError where it is not whole any more, PlatformError where the
     champion changed meanwhile."""
+    begun = unfinished(place)
     before = mirror(place)
+    if before is not None and before.kind == "rollback" and before == begun:
+        return Change(before, changed=True)
     former = former_champions(history(place.store, place.model_name))
     if before is None or not former:
         told = f"version {before.version} is the first one" if before else "nothing was ever promoted"

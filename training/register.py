@@ -174,7 +174,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
 
 def _head_decided_against(registration: Registration, attempt: Attempt) -> LedgerEntry | None:
     """The ledger's head. Raises PlatformError where it is neither the champion of the request nor this output's own
-    entry, made by an attempt that stopped after it."""
+    entry, made by an attempt that stopped after it or, by hand, after this output was committed once."""
     expected = attempt.request.inputs["champion_digest"]
     given = registration.champion.model_digest if registration.champion else NO_CHAMPION
     assert given == expected, "the champion's scores are those of the model that the request names"
@@ -185,11 +185,12 @@ def _head_decided_against(registration: Registration, attempt: Attempt) -> Ledge
 
 
 def _is_own(entry: LedgerEntry | None, attempt: Attempt) -> bool:
-    return entry is not None and entry.kind == "promotion" and entry.register_fingerprint == attempt.request.fingerprint
+    """Of whatever kind: a promotion or rollback by hand carries the fingerprint of the output that decided."""
+    return entry is not None and entry.register_fingerprint == attempt.request.fingerprint
 
 
 def _is_entered(registration: Registration, attempt: Attempt) -> bool:
-    """Whether an attempt that stopped after it has entered this promotion. A rollback since then stands."""
+    """Whether an earlier attempt has entered this promotion, or a person made it. What came since then stands."""
     return any(_is_own(entry, attempt) for entry in history(attempt.store, registration.model_name))
 
 

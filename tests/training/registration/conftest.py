@@ -12,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forge import Forge
 from PIL import Image
+from registered_model import Model
+from registering import Places
 from safetensors.torch import save_file
 from stored_parts import image_table, store_shard
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
@@ -23,8 +26,12 @@ from data_prep.tower import FeatureConfig
 from infra.digests import digest_bytes, digest_file
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
+from infra.progress import Silent
 from infra.record import record_of
+from infra.settings import Profile, Settings
 from infra.store import Store
+from infra.tracking import Registry
+from infra.workspace import Workspace
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
 from training.language_model import load_language_model
@@ -45,6 +52,33 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Forge]:
+    with Forge("promote_program", "everything") as found:
+        yield found
+
+
+@pytest.fixture
+def model(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Model:
+    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    return Model(world, workspace, name)
+
+
+@pytest.fixture
+def places(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Places:
+    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
+    return Places(workspace, Registry(mlflow_uri), str(request.node.name))
 
 
 @dataclass(frozen=True)

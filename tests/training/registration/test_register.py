@@ -1,81 +1,20 @@
 """The step against a real MLflow on SQLite."""
 
 import base64
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from registering import RULE, Places
 
-import training.register
-from infra.errors import IntegrityError, PlatformError
-from infra.outputs import Attempt, Manifest, ensure_output, upload_part
-from infra.part_cache import PartCache
-from infra.progress import Silent
-from infra.settings import Profile, Settings
-from infra.tracking import PACKAGE_PATH, Registry
-from infra.workspace import Workspace
-from training.candidate import ModelPlace
+from infra.errors import IntegrityError
+from infra.outputs import Manifest, upload_part
+from infra.tracking import PACKAGE_PATH
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
-from training.promoting import rollback
-from training.promotion import ControlMargin, PromotionRule
-from training.register import (
-    RegisterNames,
-    Registration,
-    champion_of,
-    champion_scores,
-    register,
-    register_request,
-    scores_of,
-)
-
-RULE = PromotionRule(
-    primary_metric="vqa_accuracy",
-    minimum_gain=0.02,
-    control_margins={"vqa_accuracy": ControlMargin(minimum_difference=0.35)},
-)
-
-
-@pytest.fixture(scope="session")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def places(world: Any, tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> "Places":
-    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
-    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
-    return Places(workspace, Registry(mlflow_uri), str(request.node.name))
-
-
-class Places:
-    def __init__(self, workspace: Workspace, registry: Registry, model_name: str) -> None:
-        self.workspace, self.registry, self.model_name = workspace, registry, model_name
-
-    def register(self, world: Any, rule: PromotionRule = RULE) -> tuple[Manifest, bool]:
-        """What the flow does."""
-        store = self.workspace.store
-        request = register_request(
-            rule, RegisterNames("tiny", self.model_name, "here"), world.parts.train, world.evaluation, store
-        )
-        champion = champion_of(request, store)
-        known = champion and self.scores[champion.model_digest]
-        registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
-        self.scores[world.parts.train.identity["model_digest"]] = scores_of(world.evaluation, self.workspace.cache)
-        return ensure_output(
-            store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
-        )
-
-    @property
-    def scores(self) -> dict[str, Any]:
-        return self.__dict__.setdefault("_scores", {})
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        return self.registry.aliases(self.model_name)
+from training.promotion import ControlMargin
+from training.register import champion_scores
 
 
 def test_the_first_model_becomes_champion_and_again_is_reused(world: Any, places: Places) -> None:
@@ -126,88 +65,6 @@ def test_a_model_that_does_not_look_gets_no_alias(world: Any, places: Places) ->
     # Under another rule it passes; the version is the same.
     assert places.register(world)[0].facts["model"]["version"] == "1"
     assert places.register(world, blind)[0].facts["promotion"]["case"] == "is_champion"
-
-
-@pytest.mark.parametrize("place", ["ensure_version", "check_answers", "append_entry", "_set_aliases"])
-def test_a_crash_is_repaired_by_the_next_start(
-    world: Any, places: Places, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process dies right after each part in turn; the output is that of an undisturbed start."""
-    module = training.version if hasattr(training.version, place) else training.register
-    real = getattr(module, place)
-
-    def dies(*args: Any) -> None:
-        real(*args)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, place, dies)
-        with pytest.raises(KeyboardInterrupt):
-            places.register(world)
-    made, reused = places.register(world)
-    assert not reused
-    assert made.facts["promotion"]["case"] == "no_champion"
-    assert places.aliases == {"champion": "1"}
-    assert len(history(world.store, places.model_name)) == 1
-    assert len(places.registry.versions(places.model_name)) == 1
-    comparison = json.loads(places.workspace.cache.path("register", made.parts[0]).read_bytes())
-    assert comparison["promotion"]["promoted"] and comparison["champion_metrics"] is None
-
-
-def test_a_champion_that_changed_meanwhile_stops_the_decision(world: Any, places: Places) -> None:
-    request = register_request(
-        RULE, RegisterNames("tiny", places.model_name, "here"), world.parts.train, world.evaluation, world.store
-    )
-    registration = Registration(RULE, places.model_name, world.parts, world.evaluation, None)
-    places.register(world.trained(1))
-    with pytest.raises(PlatformError, match="another champion than a moment ago; expected no champion"):
-        register(registration, Attempt(world.store, request), places.workspace)
-    assert places.aliases == {"champion": "1"}
-
-
-def commit_training(world: Any) -> Any:
-    train = world.parts.train
-    world.store.create(f"train/{train.fingerprint}/manifest.json", train.model_dump_json().encode())
-    return world
-
-
-def test_a_model_meets_the_champion_that_a_person_chose_in_mlflow(world: Any, places: Places) -> None:
-    places.register(commit_training(world))
-    places.register(commit_training(world.trained(1)))
-    places.registry.set_alias(places.model_name, "champion", "2")
-    better = world.trained(5)
-    with pytest.raises(PlatformError, match="Start again: only the decision is made anew"):
-        places.register(better)
-    made, _ = places.register(better)
-    assert made.inputs["champion_digest"] == digest_of(places, "2")
-    assert [entry.kind for entry in history(world.store, places.model_name)] == [
-        "promotion", "alias_moved_by_hand", "promotion",
-    ]  # fmt: skip
-    assert places.aliases == {"champion": "3", "previous": "2"}
-
-
-def digest_of(places: Places, version: str) -> str:
-    return str(places.registry.version(places.model_name, version).tags["model_digest"])
-
-
-def test_a_rollback_stands_when_the_decision_that_it_undid_is_finished_later(
-    world: Any, places: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process died between its promotion and its manifest."""
-    places.register(commit_training(world))
-    better = commit_training(world.trained(5))
-
-    def dies(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.register, "_set_aliases", dies)
-        with pytest.raises(KeyboardInterrupt):
-            places.register(better)
-    rollback(ModelPlace(world.store, places.registry, places.model_name), "worse at night")
-    places.register(better)
-    assert [entry.kind for entry in history(world.store, places.model_name)] == ["promotion", "promotion", "rollback"]
-    assert places.aliases == {"champion": "1"}
 
 
 def test_a_version_that_answers_otherwise_is_not_promoted(world: Any, places: Places) -> None:

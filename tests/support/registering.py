@@ -1,0 +1,42 @@
+"""The `register` step as the flow does it, against a real MLflow on SQLite."""
+
+from typing import Any
+
+from infra.outputs import Manifest, ensure_output
+from infra.tracking import Registry
+from infra.workspace import Workspace
+from training.promotion import ControlMargin, PromotionRule
+from training.register import RegisterNames, Registration, champion_of, register, register_request, scores_of
+
+RULE = PromotionRule(
+    primary_metric="vqa_accuracy",
+    minimum_gain=0.02,
+    control_margins={"vqa_accuracy": ControlMargin(minimum_difference=0.35)},
+)
+
+
+class Places:
+    def __init__(self, workspace: Workspace, registry: Registry, model_name: str) -> None:
+        self.workspace, self.registry, self.model_name = workspace, registry, model_name
+
+    def register(self, world: Any, rule: PromotionRule = RULE) -> tuple[Manifest, bool]:
+        """What the flow does."""
+        store = self.workspace.store
+        request = register_request(
+            rule, RegisterNames("tiny", self.model_name, "here"), world.parts.train, world.evaluation, store
+        )
+        champion = champion_of(request, store)
+        known = champion and self.scores[champion.model_digest]
+        registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
+        self.scores[world.parts.train.identity["model_digest"]] = scores_of(world.evaluation, self.workspace.cache)
+        return ensure_output(
+            store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
+        )
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        return self.__dict__.setdefault("_scores", {})
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        return self.registry.aliases(self.model_name)
