@@ -18,7 +18,7 @@ from infra.part_cache import PartCache
 from infra.store import Store
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
-from training.candidate import ModelPlace
+from training.candidate import ModelPlace, checked_package
 from training.champion import mirror
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
 from training.promotion import ExampleScores, ModelScores, Promotion, PromotionRule, decide_promotion
@@ -123,8 +123,8 @@ def champion_scores(champion: LedgerEntry, evaluation: Manifest, cache: PartCach
 
 
 def register(registration: Registration, attempt: Attempt, workspace: Workspace) -> Draft:
-    """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where the
-    registered version does not answer as the evaluation did."""
+    """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where a
+    file of the registered version was altered, or it does not answer as the evaluation did."""
     from training.version import check_answers, ensure_version
 
     registry = Registry(workspace.settings.mlflow)
@@ -134,7 +134,10 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     challenger = scores_of(registration.evaluation, workspace.cache)
     promotion = decide_promotion(registration.champion, challenger, registration.rule)
     version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)
-    answers = check_answers(registry, version, registration.evaluation, registration.parts.dataset, workspace)
+    with scratch_folder("version") as folder:
+        # Not from the cache: what counts is what the registry holds.
+        package = checked_package(registry, version, registration.parts.train, folder)
+        answers = check_answers(package, version, registration.evaluation, registration.parts.dataset, workspace)
     if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
     registry.describe(version, _description(promotion))

@@ -14,7 +14,7 @@ from infra.outputs import Attempt, Manifest, ensure_output, upload_part
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
-from infra.tracking import PACKAGE_PATH, Registry
+from infra.tracking import PACKAGE_PATH, Registry, changed_file
 from infra.workspace import Workspace
 from training.candidate import ModelPlace
 from training.ledger import head, history
@@ -30,12 +30,15 @@ from training.register import (
     register_request,
     scores_of,
 )
+from training.version import FILES_TAG
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",
     minimum_gain=0.02,
     control_margins={"vqa_accuracy": ControlMargin(minimum_difference=0.35)},
 )
+BLIND = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
+"""Refuses the model of these tests, which differs by 0.5."""
 
 
 @pytest.fixture(scope="session")
@@ -118,14 +121,13 @@ def test_a_worse_model_challenges_and_a_better_one_replaces(world: Any, places: 
 
 
 def test_a_model_that_does_not_look_gets_no_alias(world: Any, places: Places) -> None:
-    blind = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
-    made, _ = places.register(world, blind)
+    made, _ = places.register(world, BLIND)
     assert made.facts["promotion"]["case"] == "fails_control"
     assert (made.facts["model"]["aliases"], places.aliases) == ([], {})
     assert head(world.store, places.model_name) is None
     # Under another rule it passes; the version is the same.
     assert places.register(world)[0].facts["model"]["version"] == "1"
-    assert places.register(world, blind)[0].facts["promotion"]["case"] == "is_champion"
+    assert places.register(world, BLIND)[0].facts["promotion"]["case"] == "is_champion"
 
 
 @pytest.mark.parametrize("place", ["ensure_version", "check_answers", "append_entry", "_set_aliases"])
@@ -278,6 +280,20 @@ def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> No
     assert Predictor.load(fetch_package(places.registry, version, fresh), fresh).caption(world.images[:1])
 
 
+@pytest.mark.parametrize("name", ["model.py", "python_model.pkl"])
+def test_a_version_altered_between_registration_and_promotion_is_named_and_not_promoted(
+    world: Any, places: Places, name: str
+) -> None:
+    """The gate refuses it first; then the rule is relaxed, and the version is there already."""
+    places.register(world, BLIND)
+    version = places.registry.version(places.model_name, "1")
+    with (Path(version.source_uri.removeprefix("file://")) / name).open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(IntegrityError, match=rf"{name} was (altered|added) after registration"):
+        places.register(world)
+    assert (head(world.store, places.model_name), places.aliases) == (None, {})
+
+
 def test_plain_mlflow_loads_the_version_and_predicts(
     world: Any, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +305,7 @@ def test_plain_mlflow_loads_the_version_and_predicts(
     path.write_bytes(image)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places.registry.uri)
     monkeypatch.setenv("FROSTLINE_VAR_DIR", str(tmp_path / "var"))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)  # MLflow runs a local version's script where it lies
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     model = load_model(f"models:/{places.model_name}@champion")
     forms = [str(path), base64.b64encode(image).decode()]
     found = [*model.predict(pd.DataFrame({"image": forms})), *model.predict(pd.DataFrame({"image": [image]}))]
@@ -297,6 +313,8 @@ def test_plain_mlflow_loads_the_version_and_predicts(
     version = places.registry.version(places.model_name, "1")
     predictor = Predictor.load(fetch_package(places.registry, version, tmp_path / "c"), tmp_path / "c")
     assert found == predictor.caption([image]) * 3 + predictor.ask(image, ["how many?"])
+    # MLflow ran the script where it lies, and the version is still as it was registered.
+    assert changed_file(Path(version.source_uri.removeprefix("file://")), version.tags[FILES_TAG]) is None
 
 
 def test_no_file_of_a_version_is_a_pickle(world: Any, places: Places, tmp_path: Path) -> None:
