@@ -160,7 +160,7 @@ def predictions_schema() -> pa.Schema:
             ("control_image_id", pa.string()),
             ("scores", pa.map_(pa.string(), pa.float64())),
             ("control_scores", pa.map_(pa.string(), pa.float64())),
-            ("attributes", pa.map_(pa.string(), pa.string())),
+            ("slices", pa.map_(pa.string(), pa.string())),  # slice → the example's value in it
         ]
     )
 

@@ -23,10 +23,10 @@ from training.generation import Asked
 from training.prediction_cache import FACT, earlier_texts, told
 from training.report import REPORT_SCHEMA_VERSION, Report, report_json
 from training.report_page import GalleryItem, render_report
-from training.scoring import Scores, by_label, intervals, score, slices
+from training.scoring import Scores, by_label, intervals, score, slice_values, slices
 
 STEP = "evaluate"
-VERSION = 2
+VERSION = 3
 TEXTS_PER_UNIT = 512
 
 
@@ -148,11 +148,13 @@ def _answer(
     attempt: Attempt,
     workspace: Workspace,
 ) -> tuple[dict[str, Answer], dict[str, Any]]:
-    """Answers by example_id, and facts about them. Generated is only what no earlier evaluation of this model holds and
-    no earlier attempt noted."""
+    """Answers by example_id, and facts about them. Generated is only what no earlier evaluation of this model holds
+    (where this one is not forced) and no earlier attempt noted."""
     asked = {one for question in questions for one in question.asked}
     train_config = TrainConfig.model_validate(inputs.train.facts["config"])
-    texts = earlier_texts(asked, config.generation, train_config, attempt.request, workspace)
+    texts: dict[Asked, str] = {}
+    if not attempt.is_forced:
+        texts = earlier_texts(asked, config.generation, train_config, attempt.request, workspace)
     num_reused = len(texts)
     units = units_of(asked - texts.keys(), TEXTS_PER_UNIT)
     waiting: dict[str, list[Asked]] = {}
@@ -228,7 +230,7 @@ def _prediction_rows(
             "control_image_id": control[example.image_id],
             "scores": sorted(scores[0][example.example_id].items()),
             "control_scores": sorted(scores[1][example.example_id].items()),
-            "attributes": sorted(example.attributes.items()),
+            "slices": sorted(slice_values(example).items()),
         }
         for example in examples
     ]

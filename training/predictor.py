@@ -82,14 +82,21 @@ class Predictor:
         image_id = digest_bytes(image)
         return self._generate(patches_BPV, [Asked(image_id, text) for text in self._told("vqa", questions)])
 
-    def answer(self, images: Sequence[bytes], tasks: Sequence[str], prompts: Sequence[str]) -> list[str]:
-        """One text per (image, task, prompt)."""
+    def answer(
+        self,
+        images: Sequence[bytes],
+        tasks: Sequence[str],
+        prompts: Sequence[str],
+        image_ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """One text per (image, task, prompt). `image_ids`, by which sampling draws, are told where the bytes are not
+        those of the source: ingest may have stored them smaller."""
         texts = [self._told(task, [prompt])[0] for task, prompt in zip(tasks, prompts, strict=True)]
+        image_ids = image_ids or [digest_bytes(image) for image in images]
         out: list[str] = []
         for start in range(0, len(images), MAX_BATCH_ROWS):
             batch = slice(start, start + MAX_BATCH_ROWS)
-            told = zip(images[batch], texts[batch], strict=True)
-            asked = [Asked(digest_bytes(image), text) for image, text in told]
+            asked = [Asked(*each) for each in zip(image_ids[batch], texts[batch], strict=True)]
             out += self._generate(self.tower.encode(images[batch]), asked)
         return out
 

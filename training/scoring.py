@@ -8,6 +8,7 @@ from training.metrics.bootstrap import interval
 from training.metrics.captions import caption_exact_match, score_captions
 from training.metrics.classification import ClassificationScores, classification_scores
 from training.metrics.vqa import vqa_accuracy
+from training.promotion import EXAMPLE_METRICS
 from training.report import ClassScores, Confusion, Range, Slice
 
 CONFIDENCE = 0.95
@@ -19,8 +20,6 @@ ANSWER_LENGTHS = ((1, "1"), (2, "2"), (3, "3"), (6, "4 to 6"), (12, "7 to 12"))
 """Words of an example's first target up to which it falls in this slice."""
 MAX_SLICES_PER_ATTRIBUTE = 24
 """An attribute with more values names examples, not slices."""
-MEAN_KEYS = ("accuracy", "vqa_accuracy", "caption_exact_match", "rouge_l", "cider_d")
-"""Metrics of a set that are the mean of its examples'."""
 Scores = dict[str, dict[str, float]]
 """By example_id, by metric."""
 
@@ -73,7 +72,7 @@ def by_label(examples: Sequence[Example], predictions: Mapping[str, str]) -> tup
 def intervals(examples: Sequence[Example], scores: Scores) -> dict[str, Range]:
     """Of the metrics that are means over examples, images drawn anew."""
     found: dict[str, Range] = {}
-    for name in MEAN_KEYS:
+    for name in EXAMPLE_METRICS:
         scored = [example for example in examples if name in scores[example.example_id]]
         if scored:
             values = [scores[example.example_id][name] for example in scored]
@@ -86,8 +85,7 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
     """Scores by task, by source, by length of the answer and by each attribute with few values."""
     groups: dict[tuple[str, str], list[Example]] = defaultdict(list)
     for example in examples:
-        told = {"task": example.task, "source": example.source, "answer_words": _answer_words(example)}
-        for name, value in {**told, **example.attributes}.items():
+        for name, value in slice_values(example).items():
             groups[(name, value)].append(example)
     values = defaultdict(set)
     for name, value in groups:
@@ -104,6 +102,13 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
         for (name, value), members in sorted(groups.items())
         if 1 < len(values[name]) <= MAX_SLICES_PER_ATTRIBUTE
     ]
+
+
+def slice_values(example: Example) -> dict[str, str]:
+    """Slice → the example's value in it, for the report and for `promotion.slice_floors`. An attribute that is called
+    like one of the three that every example has is not seen."""
+    told = {"task": example.task, "source": example.source, "answer_words": _answer_words(example)}
+    return {**example.attributes, **told}
 
 
 def headline(scores: Mapping[str, float]) -> float:
@@ -132,7 +137,7 @@ def _answer_words(example: Example) -> str:
 
 def _means(examples: Sequence[Example], per_example: Scores) -> dict[str, float]:
     means: dict[str, float] = {}
-    for name in MEAN_KEYS:
+    for name in EXAMPLE_METRICS:
         found = [scores[name] for example in examples if name in (scores := per_example[example.example_id])]
         if found:
             means[name] = sum(found) / len(found)

@@ -47,6 +47,7 @@ class HeldOut:
     """A test example and what the evaluation answered."""
 
     example_id: str
+    image_id: str
     task: str
     prompt: str
     prediction: str
@@ -113,6 +114,7 @@ def check_answers(
         [example.image for example in examples],
         [example.task for example in examples],
         [example.prompt for example in examples],
+        [example.image_id for example in examples],
     )
     agreed = sum(example.prediction == answer for example, answer in zip(examples, answers, strict=True))
     if agreed * 2 <= len(examples):
@@ -140,10 +142,7 @@ def held_out(evaluation: Manifest, dataset: Manifest, cache: PartCache) -> list[
         by_task.setdefault(row["task"], []).append(row)
     chosen = [row for task in sorted(by_task) for row in by_task[task][:CHECKED_PER_TASK]]
     images = images_by_id(dataset, {row["image_id"] for row in chosen}, cache)
-    return [
-        HeldOut(row["example_id"], row["task"], row["prompt"], row["prediction"], images[row["image_id"]])
-        for row in chosen
-    ]
+    return [HeldOut(**row, image=images[row["image_id"]]) for row in chosen]
 
 
 def _tags(parts: VersionParts, evaluation: Manifest) -> dict[str, str]:

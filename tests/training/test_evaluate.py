@@ -73,7 +73,9 @@ def test_every_test_example_is_answered_with_its_image_and_with_another_and_scor
     for row, example in zip(rows, examples, strict=True):
         assert (row["image_id"], row["prompt"]) == (example.image_id, example.prompt)
         assert tuple(row["references"]) == example.targets
-        assert dict(row["attributes"]) == example.attributes
+        words = {"caption": "3", "vqa": "1"}[example.task]
+        told = {"task": example.task, "source": example.source, "answer_words": words}
+        assert dict(row["slices"]) == {**example.attributes, **told}
         assert row["control_image_id"] != row["image_id"]
         assert row["prediction"] == answer(row["image_id"], prompts[row["task"]])
         assert row["control_prediction"] == answer(row["control_image_id"], prompts[row["task"]])

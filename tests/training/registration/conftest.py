@@ -127,7 +127,7 @@ def _with_model(world: World, seed: int) -> World:
         task = "vqa" if prompt else "caption"
         row = dict.fromkeys(predictions_schema().names) | {"example_id": str(number), "task": task, "prompt": prompt}
         row |= {"image_id": digest_bytes(image), "prediction": predictor.answer([image], [task], [prompt])[0]}
-        rows.append(row | {"scores": [("vqa_accuracy", score)] if prompt else []})
+        rows.append(row | {"scores": [("vqa_accuracy", score)] if prompt else [], "slices": [("task", task)]})
     predictions = _uploaded(
         world.store, "evaluate", pa.Table.from_pylist(rows, predictions_schema()), "predictions", folder
     )

@@ -10,7 +10,7 @@ import pytest
 
 import training.register
 from infra.errors import IntegrityError, PlatformError
-from infra.outputs import Attempt, Manifest, ensure_output, upload_part
+from infra.outputs import Attempt, Manifest, ensure_output, manifest_key, part_key, upload_part
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
@@ -222,49 +222,58 @@ def test_a_version_that_answers_otherwise_is_not_promoted(world: Any, places: Pl
 
 
 def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, places: Places) -> None:
-    from infra import log
-
     places.register(world)
     champion = head(world.store, places.model_name)
     assert champion is not None
     later = world.trained(1).evaluation
-    assert champion_scores(champion, later, world.cache) is None
-    key = f"evaluate/{world.evaluation.fingerprint}/manifest.json"
-    world.store.create(key, world.evaluation.model_dump_json().encode())
-    log.append(
-        world.store, "evaluate", world.evaluation.inputs["model_digest"], {"fingerprint": world.evaluation.fingerprint}
-    )
-    found = champion_scores(champion, later, world.cache)
+    assert champion_scores(champion, later, RULE, world.cache) is None
+    commit_evaluation(world, world.evaluation)
+    found = champion_scores(champion, later, RULE, world.cache)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
-    assert found.first_tested_on == {str(number) for number in range(22)}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
-    assert champion_scores(champion, other_rows, world.cache) is None
+    assert champion_scores(champion, other_rows, RULE, world.cache) is None
 
 
-def test_the_champion_was_first_tested_on_the_examples_of_its_oldest_evaluation(
+def commit_evaluation(world: Any, evaluation: Manifest) -> None:
+    from infra import log
+
+    key = manifest_key("evaluate", evaluation.fingerprint)
+    world.store.create(key, evaluation.model_dump_json().encode())
+    log.append(world.store, "evaluate", evaluation.inputs["model_digest"], {"fingerprint": evaluation.fingerprint})
+
+
+def test_the_champions_first_test_is_its_oldest_evaluation_that_is_left_and_is_read_where_forgetting_is_bounded(
     world: Any, places: Places, tmp_path: Path
 ) -> None:
     import pyarrow.parquet as pq
-
-    from infra import log
 
     places.register(world)
     champion = head(world.store, places.model_name)
     assert champion is not None
     now = world.evaluation
-    table = pq.read_table(world.cache.path("evaluate", now.parts[0])).slice(0, 3)
-    pq.write_table(table, tmp_path / "old.parquet")
-    old = now.model_dump(mode="json", exclude={"digest"})
-    old["fingerprint"], old["inputs"]["test_digest"] = "0" * 64, "other"
-    part = upload_part(world.store, "evaluate", tmp_path / "old.parquet", "predictions", 3)
-    old["draft"]["parts"] = [part.model_dump()]
-    for evaluation in (Manifest.model_validate(old), now):
-        world.store.create(f"evaluate/{evaluation.fingerprint}/manifest.json", evaluation.model_dump_json().encode())
-        log.append(world.store, "evaluate", champion.model_digest, {"fingerprint": evaluation.fingerprint})
-    found = champion_scores(champion, now, world.cache)
-    assert found is not None
-    assert found.first_tested_on == {"0", "1", "2"}
+    table = pq.read_table(world.cache.path("evaluate", now.parts[0]))
+    parts = []
+    for number, num_rows in enumerate((2, 3)):
+        pq.write_table(table.slice(0, num_rows), tmp_path / "old.parquet")
+        parts.append(upload_part(world.store, "evaluate", tmp_path / "old.parquet", "predictions", num_rows))
+        old = now.model_dump(mode="json", exclude={"digest"})
+        old["fingerprint"], old["inputs"]["test_digest"] = str(number) * 64, "other"
+        old["draft"]["parts"] = [parts[-1].model_dump()]
+        commit_evaluation(world, Manifest.model_validate(old))
+    commit_evaluation(world, now)
+    world.store.delete(manifest_key("evaluate", "0" * 64))
+    bounded = RULE.model_copy(update={"forgetting": 0.1})
+    found = champion_scores(champion, now, bounded, world.cache)
+    assert found is not None and found.first_test is not None
+    assert found.first_test.example_ids == {"0", "1", "2"}
+    assert found.first_test.told == f"evaluate {'1' * 12}, made {now.record.created_at}"
     assert len(found.examples) == 22
+    world.store.delete(part_key("evaluate", parts[1].digest))
+    fresh = PartCache(world.store, tmp_path / "fresh")
+    with pytest.raises(IntegrityError, match=parts[1].digest):
+        champion_scores(champion, now, bounded, fresh)
+    unbounded = champion_scores(champion, now, RULE, fresh)
+    assert unbounded is not None and unbounded.first_test is None
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
