@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import training.register
+from data_prep.reencode import Reencode
 from infra.errors import IntegrityError, PlatformError
 from infra.outputs import Attempt, Manifest, ensure_output, manifest_key, part_key, upload_part
 from infra.part_cache import PartCache
@@ -209,6 +210,17 @@ def test_a_rollback_stands_when_the_decision_that_it_undid_is_finished_later(
     rollback(ModelPlace(world.store, places.registry, places.model_name), "worse at night")
     places.register(better)
     assert [entry.kind for entry in history(world.store, places.model_name)] == ["promotion", "promotion", "rollback"]
+    assert places.aliases == {"champion": "1"}
+
+
+DRAWN = {"stored_as": Reencode(max_side_px=32), "strategy": {"kind": "sampling", "temperature": 3.0}}
+
+
+@pytest.mark.parametrize("world", [DRAWN], indirect=True)
+def test_a_model_whose_texts_are_drawn_registers_where_ingest_made_images_smaller(world: Any, places: Places) -> None:
+    assert world.stored[0] != world.images[0]
+    made, _ = places.register(world)
+    assert made.facts["answers_checked"] == {"asked": 6, "agreed": 6}
     assert places.aliases == {"champion": "1"}
 
 
