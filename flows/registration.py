@@ -4,7 +4,7 @@ from flows.recipe import Recipe
 from flows.steps import Outputs
 from infra import ray
 from infra.errors import IntegrityError
-from infra.outputs import Attempt, Draft, Manifest, ensure_output, read_manifest
+from infra.outputs import Attempt, Draft, Manifest, ensure_output, manifest_key, read_manifest
 from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.ledger import LedgerEntry
@@ -43,7 +43,7 @@ def evaluate_champion(champion: LedgerEntry, recipe: Recipe, outputs: Outputs, w
     from training.predictor import fetch_package
     from training.package import read_package  # isort: skip
 
-    key = f"train/{champion.train_fingerprint}/manifest.json"
+    key = manifest_key("train", champion.train_fingerprint)
     train = read_manifest(workspace.store, key)
     version = Registry(workspace.settings.mlflow).find_version(recipe.model_name, champion.model_digest)
     if train is None or version is None:

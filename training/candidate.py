@@ -11,7 +11,7 @@ from infra import log
 from infra.digests import digest_file
 from infra.disk import scratch_folder
 from infra.errors import IntegrityError
-from infra.outputs import Manifest, read_manifest
+from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.store import Store
 from infra.tracking import DIGEST_TAG, ModelVersion, Registry, changed_file
 from training.ledger import STEP, Kind, LedgerEntry
@@ -69,7 +69,7 @@ def read_candidate(place: ModelPlace, version: ModelVersion) -> Candidate:
 def newest_decision(place: ModelPlace, model_digest: str) -> Manifest | None:
     """The newest `register` output about this model under this name; its facts say whether it may serve."""
     for entry in reversed(log.entries(place.store, STEP, model_digest)):
-        found = read_manifest(place.store, f"{STEP}/{entry['fingerprint']}/manifest.json")
+        found = read_manifest(place.store, manifest_key(STEP, entry["fingerprint"]))
         if found is not None and found.inputs["model_name"] == place.model_name:
             return found
     return None
@@ -77,7 +77,7 @@ def newest_decision(place: ModelPlace, model_digest: str) -> Manifest | None:
 
 def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
     fingerprint = version.tags.get("frostline.train_fingerprint", "none")
-    found = read_manifest(place.store, f"train/{fingerprint}/manifest.json")
+    found = read_manifest(place.store, manifest_key("train", fingerprint))
     if found is None or found.identity["model_digest"] != version.tags.get(DIGEST_TAG) or not version.is_complete:
         raise IntegrityError(
             f"{version.uri}: {place.store.uri} has no training that gave this version; expected one that Frostline "

@@ -27,8 +27,7 @@ most on 20."""
 
 
 class ControlMargin(BaseModel):
-    """How far a metric must stay above its value with the images swapped: further than a model that does not look. At
-    least one of the two is given."""
+    """How far a metric must stay above its value with the images swapped. At least one of the two is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     minimum_difference: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -89,10 +88,7 @@ class PromotionRule(BaseModel):
     @model_validator(mode="after")
     def _primary_metric_has_a_margin(self) -> "PromotionRule":
         if self.primary_metric not in self.control_margins:
-            raise ValueError(
-                f"control_margins has {', '.join(self.control_margins)}; expected a margin for the primary metric "
-                f"{self.primary_metric} too"
-            )
+            raise ValueError(f"control_margins has none of the primary metric {self.primary_metric}; expected one")
         return self
 
     @property
@@ -115,10 +111,9 @@ class ExampleScores:
 
 @dataclass(frozen=True)
 class FirstTest:
-    """The first evaluation of a champion that is still there."""
+    """The first evaluation of a champion that is still there: which it was, in words, and on what."""
 
     told: str
-    """Which it was, in words."""
     example_ids: frozenset[str]
 
 
