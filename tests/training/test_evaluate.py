@@ -19,6 +19,7 @@ from infra.settings import ActorResources, RayResources
 from infra.workspace import Workspace
 from training import evaluate as step
 from training.generation import Asked, generate
+from training.register import scores_of
 from training.scoring import score
 from training.trained import load_trained
 
@@ -152,6 +153,22 @@ def test_a_stopped_evaluation_commits_nothing_and_answers_only_the_rest(
     assert units_run == all_units[2:]
     assert resumed.draft == undisturbed.draft
     assert workspace.store.list("evaluate/journal") == []
+
+
+def test_the_gate_finds_every_slice_of_the_report_with_the_scores_that_it_shows(
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
+) -> None:
+    manifest, _ = evaluated(trained_world, workspace)
+    found = scores_of(manifest, workspace.cache).examples
+    assert all({"task", "source", "answer_words", "parity"} <= example.slices.keys() for example in found)
+    shown = json.loads(file_of(manifest, "report.json", workspace).read_text())["slices"]
+    assert {each["name"] for each in shown} == {"task", "answer_words", "parity"}  # of which there are several
+    for each in shown:
+        members = [example for example in found if example.slices[each["name"]] == each["value"]]
+        assert len(members) == each["num_examples"]
+        for metric, value in each["metrics"].items():
+            scored = [example.scores[metric] for example in members if metric in example.scores]
+            assert sum(scored) / len(scored) == pytest.approx(value)
 
 
 def test_fewer_test_images_are_the_first_by_id(
