@@ -16,7 +16,7 @@ from data_prep.shards import STEP as INGEST
 from data_prep.shards import shards_of
 from infra import log
 from infra.disk import scratch_folder
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, ensure_output
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, ensure_output, manifest_key
 from infra.part_cache import PartCache
 from infra.store import Store
 
@@ -31,7 +31,7 @@ def forget_in_dataset(dataset: Manifest, image_ids: Collection[str], store: Stor
         inputs = {**dataset.inputs, **forgotten_input(store)}
         request = OutputRequest(INGEST, dataset.step_version, dataset.name, dataset.config, inputs)
         ensure_output(store, request, lambda attempt: _without(dataset, image_ids, attempt, cache), {})
-    store.delete(f"{INGEST}/{dataset.fingerprint}/manifest.json")
+    store.delete(manifest_key(INGEST, dataset.fingerprint))
     return True
 
 
@@ -56,7 +56,7 @@ def forget_in_features(features: Manifest, image_ids: Collection[str], store: St
     counts = {"rows_out": len(_ids_in(parts, cache))}
     draft = features.draft.model_copy(update={"parts": parts, "counts": features.counts | counts})
     changed = Manifest(**{name: getattr(features, name) for name in Manifest.model_fields} | {"draft": draft})
-    store.write(f"{FEATURIZE}/{features.fingerprint}/manifest.json", changed.model_dump_json(indent=1).encode())
+    store.write(manifest_key(FEATURIZE, features.fingerprint), changed.model_dump_json(indent=1).encode())
     return True
 
 

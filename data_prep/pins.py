@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_prep.pretrained import PretrainedRef, digest_of, model_files, resolve
 from infra.digests import digest_file
 from infra.errors import ConfigError, IntegrityError
-from infra.outputs import Manifest, read_manifest
+from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.store import LocalStore, Store, open_store
 
@@ -45,7 +45,7 @@ def verified_folder(model: Pin, cache_dir: Path, store: Store | None) -> Path:
     """Local folder of a pinned model, every file compared with the pin."""
     if model.ref.base:
         store = _store_with(model, store)
-        base = read_manifest(store, f"base/{model.base_fingerprint}/manifest.json")
+        base = read_manifest(store, _base_key(model))
         folder = resolve(model.ref, base, PartCache(store, cache_dir))
     else:
         # Neither a hub model nor a folder is in a store; the cache's own stands in.
@@ -69,8 +69,12 @@ def check_file(path: Path, expected: str, remedy: str) -> None:
         raise IntegrityError(f"{path}: found {told}; expected sha256 {expected[:12]}…. {remedy}")
 
 
+def _base_key(model: Pin) -> str:
+    return manifest_key("base", model.base_fingerprint or "none")
+
+
 def _store_with(model: Pin, store: Store | None) -> Store:
-    key = f"base/{model.base_fingerprint}/manifest.json"
+    key = _base_key(model)
     pinned = [open_store(model.store_uri)] if model.store_uri else []
     for candidate in ([store] if store else []) + pinned:
         if candidate.exists(key):

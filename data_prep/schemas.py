@@ -163,7 +163,7 @@ def predictions_schema() -> pa.Schema:
             ("scores", pa.map_(pa.string(), pa.float64())),
             ("control_scores", pa.map_(pa.string(), pa.float64())),
             ("blind_scores", pa.map_(pa.string(), pa.float64())),
-            ("attributes", pa.map_(pa.string(), pa.string())),
+            ("slices", pa.map_(pa.string(), pa.string())),  # slice → the example's value in it
         ]
     )
 

@@ -17,7 +17,7 @@ from data_prep.forgotten import remember
 from infra.digests import digest_file
 from infra.errors import ConfigError, IntegrityError
 from infra.gc import find_garbage, remove_garbage
-from infra.outputs import UNFINISHED, Manifest
+from infra.outputs import UNFINISHED, Manifest, manifest_key
 from infra.remaining import NOTE, read_remaining
 from infra.verify import manifests
 from infra.workspace import Workspace
@@ -63,7 +63,7 @@ def forget(named: Sequence[str], workspace: Workspace) -> Forgotten:
     features = [m for m in found if m.step == "featurize" and forget_in_features(m, image_ids, store, cache)]
     evaluations = [m for m in found if m.step == "evaluate" and _shows(m, image_ids, workspace)]
     for evaluation in evaluations:
-        store.delete(f"evaluate/{evaluation.fingerprint}/manifest.json")
+        store.delete(manifest_key("evaluate", evaluation.fingerprint))
     num_removed = _remove_unlisted(workspace)
     return Forgotten(sorted(image_ids), _named(datasets), _named(features), _named(evaluations), num_removed)
 

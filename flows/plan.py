@@ -9,7 +9,7 @@ from flows.planned_memory import PlannedMemory
 from flows.recipe import Recipe
 from flows.steps import Outputs, Step, steps_of
 from infra import log
-from infra.outputs import UNFINISHED, Manifest, OutputRequest, find_output, read_manifest
+from infra.outputs import UNFINISHED, Manifest, OutputRequest, find_output, manifest_key, read_manifest
 from infra.remaining import find_remaining
 from infra.store import Store
 from infra.workspace import Workspace
@@ -111,7 +111,7 @@ def _waiting(step: Step, waits_for: list[str], recipe: Recipe, store: Store) -> 
 def newest_output(store: Store, step: str, name: str) -> Manifest | None:
     """The output of this step that was committed last under this recipe's name."""
     entry = log.newest(store, step, name)
-    return read_manifest(store, f"{step}/{entry['fingerprint']}/manifest.json") if entry else None
+    return read_manifest(store, manifest_key(step, entry["fingerprint"])) if entry else None
 
 
 class Change(BaseModel):

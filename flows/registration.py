@@ -19,10 +19,10 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
     evaluation = outputs["evaluate"]
     scores: ModelScores | None = None
     if champion is not None:
-        scores = champion_scores(champion, evaluation, workspace.cache)
+        scores = champion_scores(champion, evaluation, recipe.gate, workspace.cache)
         if scores is None:
             evaluate_champion(champion, recipe, outputs, workspace)
-            scores = champion_scores(champion, evaluation, workspace.cache)
+            scores = champion_scores(champion, evaluation, recipe.gate, workspace.cache)
     parts = VersionParts(
         dataset=outputs["ingest"],
         features=outputs["featurize"],

@@ -13,7 +13,7 @@ from data_prep.ingest import ingest, ingest_request
 from data_prep.pins import pin
 from flows.recipe import Recipe
 from infra.addresses import without_password
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest, ensure_output
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, ensure_output, take_back
 from infra.workspace import Workspace
 
 Outputs = Mapping[str, Manifest]
@@ -37,10 +37,7 @@ def steps_of(recipe: Recipe) -> list[Step]:
 
 
 def forget(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> None:
-    """Take a committed output back, so that it is made anew. What an unfinished attempt left is kept: it is resumed."""
-    manifest_key = step.request(recipe, outputs, workspace).manifest_key
-    if workspace.store.exists(manifest_key):
-        workspace.store.delete(manifest_key)
+    take_back(workspace.store, step.request(recipe, outputs, workspace))
 
 
 def run_step(step: Step, recipe: Recipe, outputs: Outputs, workspace: Workspace) -> tuple[Manifest, bool]:

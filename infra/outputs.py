@@ -39,6 +39,7 @@ def manifest_key(step: str, fingerprint: str) -> str:
     return f"{step}/{fingerprint}/manifest.json"
 
 
+FORCED = "forced"
 UNFINISHED = ("journal", "checkpoints")
 """Folders of a step where an unfinished attempt leaves what a later one goes on from."""
 
@@ -176,6 +177,11 @@ class Attempt:
         except ValueError:
             return None
 
+    @property
+    def is_forced(self) -> bool:
+        """Whether the output was there and was taken back to be made anew (`take_back`)."""
+        return self.noted(FORCED) is not None
+
     def holds(self, part: Part) -> bool:
         """Whether a noted part is still there: a damaged one is removed by `verify --repair` and then made again."""
         return self.store.exists(part_key(self.request.step, part.digest))
@@ -197,6 +203,14 @@ def upload_part(store: Store, step: str, path: Path, kind: str, num_rows: int, *
 def find_output(store: Store, request: OutputRequest) -> Manifest | None:
     """The committed output of this request, or None."""
     return read_manifest(store, request.manifest_key)
+
+
+def take_back(store: Store, request: OutputRequest) -> None:
+    """Withdraw a committed output. It is made anew by whoever asks next, also where a first attempt at that stops; what
+    an unfinished attempt left is kept, and resumed."""
+    if store.exists(request.manifest_key):
+        Attempt(store, request).note(FORCED, {})
+        store.delete(request.manifest_key)
 
 
 def read_manifest(store: Store, key: str) -> Manifest | None:

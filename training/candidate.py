@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra import log
 from infra.digests import digest_file
 from infra.disk import scratch_folder
 from infra.errors import IntegrityError
-from infra.outputs import Manifest, read_manifest
+from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.store import Store
-from infra.tracking import DIGEST_TAG, ModelVersion, Registry, files_digest
+from infra.tracking import DIGEST_TAG, ModelVersion, Registry, changed_file
 from training.ledger import STEP, Kind, LedgerEntry
+
+if TYPE_CHECKING:
+    from training.package import Package
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,15 @@ def read_candidate(place: ModelPlace, version: ModelVersion) -> Candidate:
 
     Raises IntegrityError where a file was altered, added or lost, or where this store has no such training."""
     train = _training_of(place, version)
-    _check_files(place.registry, version, train)
+    with scratch_folder("version") as folder:
+        checked_package(place.registry, version, train, folder)
     return Candidate(version, train, newest_decision(place, train.identity["model_digest"]))
 
 
 def newest_decision(place: ModelPlace, model_digest: str) -> Manifest | None:
     """The newest `register` output about this model under this name; its facts say whether it may serve."""
     for entry in reversed(log.entries(place.store, STEP, model_digest)):
-        found = read_manifest(place.store, f"{STEP}/{entry['fingerprint']}/manifest.json")
+        found = read_manifest(place.store, manifest_key(STEP, entry["fingerprint"]))
         if found is not None and found.inputs["model_name"] == place.model_name:
             return found
     return None
@@ -71,7 +77,7 @@ def newest_decision(place: ModelPlace, model_digest: str) -> Manifest | None:
 
 def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
     fingerprint = version.tags.get("frostline.train_fingerprint", "none")
-    found = read_manifest(place.store, f"train/{fingerprint}/manifest.json")
+    found = read_manifest(place.store, manifest_key("train", fingerprint))
     if found is None or found.identity["model_digest"] != version.tags.get(DIGEST_TAG) or not version.is_complete:
         raise IntegrityError(
             f"{version.uri}: {place.store.uri} has no training that gave this version; expected one that Frostline "
@@ -80,22 +86,25 @@ def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
     return found
 
 
-def _check_files(registry: Registry, version: ModelVersion, train: Manifest) -> None:
-    """By the tags, and the parameters by the store too: who can alter files in MLflow may alter tags."""
+def checked_package(registry: Registry, version: ModelVersion, train: Manifest, folder: Path) -> Package:
+    """The version's package, in `folder` with all of its files, each as it was registered. Runs nothing.
+
+    By the tags, and the parameters by the store too: who can alter files in MLflow may alter tags. Raises
+    IntegrityError naming a file that was altered, added or lost."""
     from training.predictor import download_package
-    from training.version import FILES_DIGEST_TAG
+    from training.version import FILES_TAG
 
     (trained,) = train.parts_of("trainables")
-    with scratch_folder("version") as folder:
-        package = download_package(registry, version, folder)
-        found = digest_file(package.trainables)
-        if found != trained.digest or package.card.model_digest != train.identity["model_digest"]:
-            raise IntegrityError(
-                f"{version.uri}: found parameters with sha256 {found[:12]}…; expected {trained.digest[:12]}…, as "
-                "trained. The version was altered after registration: register the model anew."
-            )
-        if files_digest(package.folder.parents[1]) != version.tags.get(FILES_DIGEST_TAG):
-            raise IntegrityError(
-                f"{version.uri}: a file beside its package was altered, added or lost after registration; expected "
-                f"what its tag {FILES_DIGEST_TAG} says. Do not load it with MLflow: register the model anew."
-            )
+    package = download_package(registry, version, folder)
+    found = digest_file(package.trainables)
+    if found != trained.digest or package.card.model_digest != train.identity["model_digest"]:
+        raise IntegrityError(
+            f"{version.uri}: found parameters with sha256 {found[:12]}…; expected {trained.digest[:12]}…, as "
+            "trained. The version was altered after registration: register the model anew."
+        )
+    if change := changed_file(package.folder.parents[1], version.tags.get(FILES_TAG, "")):
+        raise IntegrityError(
+            f"{version.uri}: {change} after registration; expected every file as its tag {FILES_TAG} says. Do not load "
+            "it with MLflow: delete the version and its files, and register the model anew."
+        )
+    return package

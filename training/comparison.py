@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import log
 from infra.errors import ConfigError
-from infra.outputs import Manifest, read_manifest
+from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.tracking import DIGEST_TAG, ModelVersion
 from training.candidate import ModelPlace
 from training.promoting import version_named
@@ -65,7 +65,7 @@ def _evaluations(place: ModelPlace, version: ModelVersion) -> list[Manifest]:
     """Newest first."""
     digest = version.tags.get(DIGEST_TAG, "")
     entries = reversed(log.entries(place.store, EVALUATION, digest)) if digest else iter(())
-    keys = (f"{EVALUATION}/{entry['fingerprint']}/manifest.json" for entry in entries)
+    keys = (manifest_key(EVALUATION, entry["fingerprint"]) for entry in entries)
     found = [manifest for key in keys if (manifest := read_manifest(place.store, key)) is not None]
     if not found:
         raise ConfigError(

@@ -38,7 +38,7 @@ from training.objectives.answer_space import AnswerSpace
 from training.replies import FACT, KIND, earlier_replies, told, write_replies
 from training.report import REPORT_SCHEMA_VERSION, Report, report_json
 from training.report_page import GalleryItem, render_report
-from training.scoring import Scores, by_label, intervals, means, slices
+from training.scoring import Scores, by_label, intervals, means, slice_values, slices
 
 STEP = "evaluate"
 VERSION = 3
@@ -181,10 +181,12 @@ def _replies(
     attempt: Attempt,
     workspace: Workspace,
 ) -> tuple[dict[Asked, Reply], dict[str, Any]]:
-    """To all that is asked, and facts about them. Asked is only what no earlier evaluation of this model holds and no
-    earlier attempt noted."""
+    """To all that is asked, and facts about them. Asked is only what no earlier evaluation of this model holds (where
+    this one is not forced) and no earlier attempt noted."""
     asked = {one for question in questions for one in question.asked()}
-    replies = earlier_replies(asked, config.generation, attempt.request, workspace)
+    replies: dict[Asked, Reply] = {}
+    if not attempt.is_forced:
+        replies = earlier_replies(asked, config.generation, attempt.request, workspace)
     num_reused = len(replies)
     units = units_of(asked - replies.keys(), REPLIES_PER_UNIT)
     waiting: dict[str, list[Asked]] = {}
@@ -270,7 +272,7 @@ def _prediction_rows(
             "scores": sorted(own[example.example_id].items()),
             "control_scores": sorted(swap[example.example_id].items()),
             "blind_scores": sorted(blind[example.example_id].items()),
-            "attributes": sorted(example.attributes.items()),
+            "slices": sorted(slice_values(example).items()),
         }
 
     return [row(example) for example in examples]

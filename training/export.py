@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.disk import not_writable
 from infra.errors import ConfigError
-from infra.outputs import read_manifest
+from infra.outputs import manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.tracking import DIGEST_TAG, ModelVersion, Registry
 from training.package import CARD, README, SCRIPT, TRAINABLES, read_package
@@ -41,7 +41,7 @@ def export(registry: Registry, version: ModelVersion, cache: PartCache, folder: 
 
 def _add_adapter(version: ModelVersion, cache: PartCache, folder: Path) -> None:
     """From the training's output, where this store has it."""
-    train = read_manifest(cache.store, f"train/{version.tags.get('frostline.train_fingerprint')}/manifest.json")
+    train = read_manifest(cache.store, manifest_key("train", version.tags.get("frostline.train_fingerprint", "none")))
     if train is None or train.identity["model_digest"] != version.tags.get(DIGEST_TAG):
         return
     for part in train.parts_of(PEFT):

@@ -82,10 +82,18 @@ class Predictor:
         patches_BPV = self.tower.encode([image]).repeat(len(questions), axis=0)
         return self._said(patches_BPV, [self._asked(digest_bytes(image), "vqa", text) for text in questions])
 
-    def answer(self, images: Sequence[bytes], tasks: Sequence[str], prompts: Sequence[str]) -> list[str]:
-        """One text per (image, task, prompt): what is generated, a label, or numbers with commas between them."""
-        told = zip(images, tasks, prompts, strict=True)
-        asked = [self._asked(digest_bytes(image), task, prompt) for image, task, prompt in told]
+    def answer(
+        self,
+        images: Sequence[bytes],
+        tasks: Sequence[str],
+        prompts: Sequence[str],
+        image_ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """One text per (image, task, prompt): what is generated, a label, or numbers with commas between them.
+        `image_ids`, by which sampling draws, are told where the bytes are not those of the source: ingest may have
+        stored them smaller."""
+        image_ids = image_ids or [digest_bytes(image) for image in images]
+        asked = [self._asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)]
         out: list[str] = []
         for start in range(0, len(images), MAX_BATCH_ROWS):
             batch = slice(start, start + MAX_BATCH_ROWS)

@@ -36,8 +36,8 @@ class ControlMargin(BaseModel):
     of every image's. At least one of the two is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    minimum_difference: float | None = Field(default=None, allow_inf_nan=False)
-    minimum_ratio: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    minimum_difference: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    minimum_ratio: float | None = Field(default=None, gt=1, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _says_something(self) -> "ControlMargin":
@@ -60,7 +60,7 @@ class SliceFloor(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     attribute: str
-    """One of the examples' attributes, or `task`."""
+    """A slice as the report names it: `task`, `source`, `answer_words`, or one of the examples' attributes."""
     value: str
     metric: MetricName
     floor: float = Field(allow_inf_nan=False)
@@ -80,21 +80,28 @@ class PromotionRule(BaseModel):
     """Of the gain's two-sided interval, whose lower end decides: so of 100 challengers that are no better, about
     100 * (1 - confidence) / 2 are promoted."""
     control_margins: dict[MetricName, ControlMargin] = Field(min_length=1)
-    """A model that answers as well about another picture does not look, whatever its score."""
+    """A model that answers as well about another picture does not look, whatever its score. One is of the primary
+    metric: what decides must come from looking."""
     floors: dict[MetricName, float] = {}
     slice_floors: tuple[SliceFloor, ...] = ()
     """A better mean can hide a kind of example that got worse."""
     forgetting: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """What the primary metric may lose at most, and surely so, on the examples that the champion was first tested on.
-    New kinds of example can hide that old ones are forgotten. None allows any loss."""
+    """What the primary metric may lose at most, and surely so, on the examples of the champion's first evaluation
+    that is still in the store. New kinds of example can hide that old ones are forgotten. None allows any loss."""
 
     _can_be_resampled = field_validator("primary_metric")(_with_example_scores)
+
+    @model_validator(mode="after")
+    def _primary_metric_has_a_margin(self) -> "PromotionRule":
+        if self.primary_metric not in self.control_margins:
+            raise ValueError(f"control_margins has none of the primary metric {self.primary_metric}; expected one")
+        return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """All that the rule asks for."""
         sliced = (each.metric for each in self.slice_floors)
-        return (self.primary_metric, *self.control_margins, *self.floors, *sliced)
+        return (*self.control_margins, *self.floors, *sliced)
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,16 @@ class ExampleScores:
     example_id: str
     image_id: str
     scores: Mapping[str, float]
-    attributes: Mapping[str, str]
+    slices: Mapping[str, str]
+    """See `training.scoring.slice_values`."""
+
+
+@dataclass(frozen=True)
+class FirstTest:
+    """The first evaluation of a champion that is still there: which it was, in words, and on what."""
+
+    told: str
+    example_ids: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -116,8 +132,8 @@ class ModelScores:
     control: Mapping[str, float]
     blind: Mapping[str, float]
     examples: Sequence[ExampleScores]
-    first_tested_on: frozenset[str] = frozenset()
-    """Ids of the examples of the model's first evaluation; today's may be others. Only asked of a champion."""
+    first_test: FirstTest | None = None
+    """Of a champion, where the rule bounds forgetting. Today's examples may be others."""
 
 
 class Promotion(BaseModel):
@@ -203,7 +219,7 @@ def _against_slice_floors(scores: ModelScores, rule: PromotionRule) -> tuple[boo
         found = [
             example.scores[asked.metric]
             for example in scores.examples
-            if example.attributes.get(asked.attribute) == asked.value and asked.metric in example.scores
+            if example.slices.get(asked.attribute) == asked.value and asked.metric in example.scores
         ]
         where = f"{asked.attribute}={asked.value}"
         if not found:
@@ -236,12 +252,13 @@ def _against_champion(champion: ModelScores, challenger: ModelScores, rule: Prom
 def _against_forgetting(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
     if rule.forgetting is None:
         return True, []
-    name = rule.primary_metric
-    pairs = [pair for pair in _pairs(champion, challenger, name) if pair[0].example_id in champion.first_tested_on]
+    first, name = champion.first_test, rule.primary_metric
+    assert first is not None, "a rule that bounds forgetting is given the champion's first test"
+    pairs = [pair for pair in _pairs(champion, challenger, name) if pair[0].example_id in first.example_ids]
     if not pairs:
-        return False, [f"none of the examples that the champion was first tested on has a score of {name} today"]
+        return False, [f"none of the examples of the champion's first test ({first.told}) has a score of {name} today"]
     found = _gain(pairs, rule, above=-rule.forgetting)
-    told = f"where the champion was first tested, {name} changes {_told(found, len(pairs), rule)}"
+    told = f"in the champion's first test ({first.told}), {name} changes {_told(found, len(pairs), rule)}"
     if found.num_images < MINIMUM_IMAGES:
         return False, [f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"]
     holds = found.interval.low >= -rule.forgetting

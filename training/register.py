@@ -13,15 +13,15 @@ from infra import log
 from infra.digests import canonical_json, digest_bytes, digest_json
 from infra.disk import scratch_folder
 from infra.errors import PlatformError
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.store import Store
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
-from training.candidate import ModelPlace
+from training.candidate import ModelPlace, checked_package
 from training.champion import mirror
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
-from training.promotion import ExampleScores, ModelScores, Promotion, PromotionRule, decide_promotion
+from training.promotion import ExampleScores, FirstTest, ModelScores, Promotion, PromotionRule, decide_promotion
 
 if TYPE_CHECKING:
     from training.version import VersionParts
@@ -91,16 +91,10 @@ def scores_of(evaluation: Manifest, cache: PartCache) -> ModelScores:
     import pyarrow.parquet as pq
 
     (part,) = evaluation.parts_of("predictions")
-    columns = ["example_id", "image_id", "task", "scores", "attributes"]
+    columns = ["example_id", "image_id", "scores", "slices"]
     rows = pq.read_table(cache.path(evaluation.step, part), columns=columns).to_pylist()
     examples = [
-        ExampleScores(
-            row["example_id"],
-            row["image_id"],
-            dict(row["scores"] or ()),
-            {**dict(row["attributes"] or ()), "task": row["task"]},
-        )
-        for row in rows
+        ExampleScores(row["example_id"], row["image_id"], dict(row["scores"]), dict(row["slices"])) for row in rows
     ]
     facts = evaluation.facts
     return ModelScores(
@@ -108,25 +102,37 @@ def scores_of(evaluation: Manifest, cache: PartCache) -> ModelScores:
     )
 
 
-def champion_scores(champion: LedgerEntry, evaluation: Manifest, cache: PartCache) -> ModelScores | None:
-    """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first."""
+def champion_scores(
+    champion: LedgerEntry, evaluation: Manifest, rule: PromotionRule, cache: PartCache
+) -> ModelScores | None:
+    """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first.
+
+    Raises IntegrityError where predictions are damaged."""
     entries = log.entries(cache.store, evaluation.step, champion.model_digest)
-    keys = [f"{evaluation.step}/{entry['fingerprint']}/manifest.json" for entry in entries]
-    found_or_gone = [read_manifest(cache.store, key) for key in keys]
+    found_or_gone = [read_manifest(cache.store, manifest_key(evaluation.step, e["fingerprint"])) for e in entries]
     kept = [found for found in found_or_gone if found and found.inputs["model_digest"] == champion.model_digest]
     for found in reversed(kept):
         if found.inputs["test_digest"] == evaluation.inputs["test_digest"] and (found.step_version, found.config) == (
             evaluation.step_version,
             evaluation.config,
         ):
-            first = scores_of(kept[0], cache).examples
-            return replace(scores_of(found, cache), first_tested_on=frozenset(each.example_id for each in first))
+            first_test = _first_test(kept[0], cache) if rule.forgetting is not None else None
+            return replace(scores_of(found, cache), first_test=first_test)
     return None
 
 
+def _first_test(evaluation: Manifest, cache: PartCache) -> FirstTest:
+    import pyarrow.parquet as pq
+
+    (part,) = evaluation.parts_of("predictions")
+    example_ids = pq.read_table(cache.path(evaluation.step, part), columns=["example_id"])["example_id"].to_pylist()
+    told = f"evaluate {evaluation.fingerprint[:12]}, made {evaluation.record.created_at}"
+    return FirstTest(told, frozenset(example_ids))
+
+
 def register(registration: Registration, attempt: Attempt, workspace: Workspace) -> Draft:
-    """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where the
-    registered version does not answer as the evaluation did."""
+    """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where a
+    file of the registered version was altered, or it does not answer as the evaluation did."""
     from training.version import check_answers, ensure_version
 
     registry = Registry(workspace.settings.mlflow)
@@ -136,7 +142,10 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     challenger = scores_of(registration.evaluation, workspace.cache)
     promotion = decide_promotion(registration.champion, challenger, registration.rule)
     version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)
-    answers = check_answers(registry, version, registration.evaluation, registration.parts.dataset, workspace)
+    with scratch_folder("version") as folder:
+        # Not from the cache: what counts is what the registry holds.
+        package = checked_package(registry, version, registration.parts.train, folder)
+        answers = check_answers(package, version, registration.evaluation, registration.parts.dataset, workspace)
     if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
     registry.describe(version, _description(promotion))

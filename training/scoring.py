@@ -103,8 +103,7 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
     """Scores by task, by source, by length of the answer and by each attribute with few values."""
     groups: dict[tuple[str, str], list[Example]] = defaultdict(list)
     for example in examples:
-        told = {"task": example.task, "source": example.source, "answer_words": _answer_words(example)}
-        for name, value in {**told, **example.attributes}.items():
+        for name, value in slice_values(example).items():
             groups[(name, value)].append(example)
     values = defaultdict(set)
     for name, value in groups:
@@ -121,6 +120,13 @@ def slices(examples: Sequence[Example], scores: Scores, control: Scores) -> list
         for (name, value), members in sorted(groups.items())
         if 1 < len(values[name]) <= MAX_SLICES_PER_ATTRIBUTE
     ]
+
+
+def slice_values(example: Example) -> dict[str, str]:
+    """Slice → the example's value in it, for the report and for `promotion.slice_floors`. An attribute that is called
+    like one of the three that every example has is not seen."""
+    told = {"task": example.task, "source": example.source, "answer_words": _answer_words(example)}
+    return {**example.attributes, **told}
 
 
 def headline(scores: Mapping[str, float]) -> float:

@@ -16,17 +16,17 @@ from infra.errors import IntegrityError
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from infra.record import git_commit
-from infra.tracking import ModelVersion, Registry, files_digest, open_run, write_pyfunc
+from infra.tracking import ModelVersion, Registry, listing_of, open_run, write_pyfunc
 from infra.workspace import Workspace
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
 from training.objectives.answer_space import AnswerSpace
-from training.package import SCRIPT, ModelCard, write_package
-from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
+from training.package import SCRIPT, ModelCard, Package, write_package
+from training.predictor import PACKAGE_DIGEST_TAG, Predictor
 
 CHECKED_PER_TASK = 4
-FILES_DIGEST_TAG = "frostline.files_digest"
-"""Of the whole version, which users' tools load: the package's own digest does not cover what lies beside it."""
+FILES_TAG = "frostline.files"
+"""Digests of all files of a version, which users' tools load: the package's own does not cover what lies beside it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class HeldOut:
     """A test example and what the evaluation answered."""
 
     example_id: str
+    image_id: str
     task: str
     prompt: str
     prediction: str
@@ -69,7 +70,7 @@ def ensure_version(
         row = {"image": base64.b64encode(_grey_picture()).decode(), "prompt": example.prompt}
         write_pyfunc(folder / "model", package.folder, package.folder / SCRIPT, row)
         run = open_run(registry.uri, parts.train.name, parts.train.fingerprint, {})
-        digests = {PACKAGE_DIGEST_TAG: package.digest, FILES_DIGEST_TAG: files_digest(folder / "model")}
+        digests = {PACKAGE_DIGEST_TAG: package.digest, FILES_TAG: listing_of(folder / "model")}
         tags = {**_tags(parts, evaluation), **digests}
         version = registry.register_version(model_name, digest, run.run_id, folder / "model", tags)
         run.finish()
@@ -102,20 +103,19 @@ def model_card(model_name: str, parts: VersionParts, evaluation: Manifest, cache
 
 
 def check_answers(
-    registry: Registry, version: ModelVersion, evaluation: Manifest, dataset: Manifest, workspace: Workspace
+    package: Package, version: ModelVersion, evaluation: Manifest, dataset: Manifest, workspace: Workspace
 ) -> dict[str, int]:
-    """Load the version as a user would and ask test examples. Raises IntegrityError unless most answers are the
-    evaluation's: not all, because features of one image differ in low bits between batch sizes, and a tie can flip."""
+    """Load the version's package as a user would and ask test examples. Raises IntegrityError unless most answers are
+    the evaluation's: not all, because features of one image differ in low bits between batch sizes, and a tie can
+    flip."""
     examples = held_out(evaluation, dataset, workspace.cache)
-    with scratch_folder("version") as scratch:
-        # Not from the cache: what counts is what the registry holds.
-        folder = fetch_package(registry, version, scratch)
-        predictor = Predictor.load(folder, workspace.cache.folder, workspace.store)
-        answers = predictor.answer(
-            [example.image for example in examples],
-            [example.task for example in examples],
-            [example.prompt for example in examples],
-        )
+    predictor = Predictor.load(package.folder, workspace.cache.folder, workspace.store)
+    answers = predictor.answer(
+        [example.image for example in examples],
+        [example.task for example in examples],
+        [example.prompt for example in examples],
+        [example.image_id for example in examples],
+    )
     agreed = sum(example.prediction == answer for example, answer in zip(examples, answers, strict=True))
     if agreed * 2 <= len(examples):
         row = next(i for i, example in enumerate(examples) if example.prediction != answers[i])
@@ -142,10 +142,7 @@ def held_out(evaluation: Manifest, dataset: Manifest, cache: PartCache) -> list[
         by_task.setdefault(row["task"], []).append(row)
     chosen = [row for task in sorted(by_task) for row in by_task[task][:CHECKED_PER_TASK]]
     images = images_by_id(dataset, {row["image_id"] for row in chosen}, cache)
-    return [
-        HeldOut(row["example_id"], row["task"], row["prompt"], row["prediction"], images[row["image_id"]])
-        for row in chosen
-    ]
+    return [HeldOut(**row, image=images[row["image_id"]]) for row in chosen]
 
 
 def _tags(parts: VersionParts, evaluation: Manifest) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """MLflow: training runs, the model registry, models in its own form. The only folder that imports mlflow, and only
 where it is used. Works on SQLite without a server and over HTTP; every change made twice has the effect of once."""
 
-from infra.tracking.pyfunc import PACKAGE_PATH, files_digest, serve_pyfunc, write_pyfunc
+from infra.tracking.pyfunc import PACKAGE_PATH, changed_file, listing_of, serve_pyfunc, write_pyfunc
 from infra.tracking.registry import DIGEST_TAG, ModelVersion, Registry, list_models
 from infra.tracking.runs import TrainingRun, open_run
 from infra.tracking.server import prepare_environment
@@ -12,8 +12,9 @@ __all__ = [
     "ModelVersion",
     "Registry",
     "TrainingRun",
-    "files_digest",
+    "changed_file",
     "list_models",
+    "listing_of",
     "open_run",
     "prepare_environment",
     "serve_pyfunc",

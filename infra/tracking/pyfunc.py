@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.digests import digest_file, digest_json
+from pydantic import TypeAdapter, ValidationError
+
+from infra.digests import canonical_json, digest_file, digest_json
 from infra.record import package_versions
 from infra.tracking.server import prepare_environment
 
@@ -19,6 +21,12 @@ PACKAGE_ARTIFACT = "package"
 PACKAGE_PATH = f"artifacts/{PACKAGE_ARTIFACT}"
 """Where the package folder lies in a downloaded model version."""
 MODEL_FILE = "MLmodel"
+LOAD_STAMP = "registered_model_meta"
+"""Name and number of the version: MLflow leaves it where it loads a version on this machine, and never reads it."""
+BYTECODE = "__pycache__"
+_NO_BYTECODE = "A file of this name keeps Python from writing, or finding, bytecode beside model.py.\n"
+"""MLflow runs the script of a version on this machine where it lies: a folder would be the way in for what nobody
+registered, and fill up by itself."""
 STAMPS = ("utc_time_created", "model_uuid", "model_id", "run_id", "artifact_path", "model_size_bytes")
 """Fields of that file that say when and where it was written, and differ between two writers of one model."""
 
@@ -49,20 +57,37 @@ def write_pyfunc(folder: Path, package: Path, script: Path, example: Mapping[str
         # A local suffix such as +cpu names a build that no index has.
         pip_requirements=[f"{name}=={versions[name].partition('+')[0]}" for name in needed],
     )
-    for compiled in list(folder.rglob("__pycache__")):  # MLflow ran the script to check it
+    for compiled in list(folder.rglob(BYTECODE)):  # MLflow ran the script to check it
         shutil.rmtree(compiled)
+    (folder / BYTECODE).write_text(_NO_BYTECODE)
     return folder
 
 
-def files_digest(folder: Path) -> str:
-    """Of all files of a model that `write_pyfunc` wrote, names included: what an added file or another loader changes.
+def listing_of(folder: Path) -> str:
+    """Names and digests of all files of a model that `write_pyfunc` wrote, as JSON. Equal for two writers of one
+    model."""
+    return canonical_json(_digests(folder)).decode()
 
-    Equal for two writers of one model. Bytecode counts for nothing: MLflow leaves some beside a script that it ran."""
+
+def changed_file(folder: Path, listing: str) -> str | None:
+    """The first file that is not as the listing says, and what became of it, in words; None where all are."""
+    try:
+        listed = TypeAdapter(dict[str, str]).validate_json(listing)
+    except ValidationError:
+        return "the list of its files was altered or lost"
+    found = _digests(folder)
+    name = min((name for name in {*found, *listed} if found.get(name) != listed.get(name)), default=None)
+    if name is None:
+        return None
+    return f"{name} was {'added' if name not in listed else 'altered' if name in found else 'lost'}"
+
+
+def _digests(folder: Path) -> dict[str, str]:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    digests = {name: digest_file(path) for name, path in files.items() if "__pycache__" not in path.parts}
+    digests = {name: digest_file(path) for name, path in files.items() if name != LOAD_STAMP}
     if MODEL_FILE in files:
         digests[MODEL_FILE] = digest_json(_without_stamps(files[MODEL_FILE].read_text(errors="replace")))
-    return digest_json(digests)
+    return digests
 
 
 def _without_stamps(model: str) -> Any:

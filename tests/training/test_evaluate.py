@@ -24,6 +24,7 @@ from training.answering import Answerer
 from training.asking import Asked, Reply
 from training.generation import generate
 from training.objectives.answer_space import AnswerSpace
+from training.register import scores_of
 from training.scoring import score
 from training.trained import load_trained
 
@@ -81,7 +82,9 @@ def test_every_test_example_is_answered_with_its_image_and_with_another_and_scor
     for row, example in zip(rows, examples, strict=True):
         assert (row["image_id"], row["prompt"]) == (example.image_id, example.prompt)
         assert tuple(row["references"]) == example.targets
-        assert dict(row["attributes"]) == example.attributes
+        words = {"caption": "3", "vqa": "1"}[example.task]
+        told = {"task": example.task, "source": example.source, "answer_words": words}
+        assert dict(row["slices"]) == {**example.attributes, **told}
         assert row["control_image_id"] != row["image_id"]
         assert row["prediction"] == answer(row["image_id"], prompts[row["task"]])
         assert row["control_prediction"] == answer(row["control_image_id"], prompts[row["task"]])
@@ -163,6 +166,22 @@ def test_a_stopped_evaluation_commits_nothing_and_answers_only_the_rest(
     assert units_run == all_units[2:]
     assert resumed.draft == undisturbed.draft
     assert workspace.store.list("evaluate/journal") == []
+
+
+def test_the_gate_finds_every_slice_of_the_report_with_the_scores_that_it_shows(
+    units_run: list[list[Asked]], trained_world: Any, workspace: Workspace
+) -> None:
+    manifest, _ = evaluated(trained_world, workspace)
+    found = scores_of(manifest, workspace.cache).examples
+    assert all({"task", "source", "answer_words", "parity"} <= example.slices.keys() for example in found)
+    shown = json.loads(file_of(manifest, "report.json", workspace).read_text())["slices"]
+    assert {each["name"] for each in shown} == {"task", "answer_words", "parity"}  # of which there are several
+    for each in shown:
+        members = [example for example in found if example.slices[each["name"]] == each["value"]]
+        assert len(members) == each["num_examples"]
+        for metric, value in each["metrics"].items():
+            scored = [example.scores[metric] for example in members if metric in example.scores]
+            assert sum(scored) / len(scored) == pytest.approx(value)
 
 
 def test_fewer_test_images_are_the_first_by_id(

@@ -9,6 +9,7 @@ from infra.errors import ConfigError, IntegrityError
 from training.promotion import (
     ControlMargin,
     ExampleScores,
+    FirstTest,
     ModelScores,
     PromotionRule,
     SliceFloor,
@@ -133,7 +134,7 @@ def test_the_order_of_the_examples_changes_nothing() -> None:
 def test_a_few_images_give_no_confidence_however_large_the_gain() -> None:
     old, new = (answered(name, np.full(76, right), 4) for name, right in (("old", 0), ("new", 1)))
     rule = PromotionRule.model_validate(
-        {"primary_metric": "vqa_accuracy", "control_margins": {"vqa_accuracy": {"minimum_difference": -1}}}
+        {"primary_metric": "vqa_accuracy", "control_margins": {"vqa_accuracy": {"minimum_difference": 0.1}}}
     )
     found = decide_promotion(old, new, rule)
     assert found.case == "loses"
@@ -207,7 +208,7 @@ def test_a_gain_on_new_examples_does_not_excuse_forgetting_the_old() -> None:
     """On 400 examples, those the champion was first tested on, the challenger loses 0.1; on the rest it gains 0.2."""
     at = np.arange(NUM_EXAMPLES)
     champion = replace(
-        answered("old", at % 10 < 8, 4), first_tested_on=frozenset(f"example {each}" for each in range(400))
+        answered("old", at % 10 < 8, 4), first_test=FirstTest("in May", frozenset(f"example {n}" for n in range(400)))
     )
     challenger = answered("new", (at % 10 < 7) | (at >= 400), 4)
     rule = RULE.model_copy(update=ONLY_THE_GAIN)
@@ -215,7 +216,9 @@ def test_a_gain_on_new_examples_does_not_excuse_forgetting_the_old() -> None:
     assert decide_promotion(champion, challenger, rule.model_copy(update={"forgetting": 0.2})).case == "wins"
     found = decide_promotion(champion, challenger, rule.model_copy(update={"forgetting": 0.02}))
     assert (found.case, found.promoted, found.alias) == ("loses", False, "challenger")
-    told = "where the champion was first tested, vqa_accuracy changes on 400 examples of 100 images: a gain of -0.1000"
+    told = (
+        "in the champion's first test (in May), vqa_accuracy changes on 400 examples of 100 images: a gain of -0.1000"
+    )
     assert found.reasons[-2].startswith(told)
     assert found.reasons[-2].endswith("a loss above 0.0200 is not ruled out")
     assert found.reasons[-1] == "the champion stays"
@@ -223,9 +226,20 @@ def test_a_gain_on_new_examples_does_not_excuse_forgetting_the_old() -> None:
 
 def test_where_no_old_example_is_left_forgetting_cannot_be_ruled_out() -> None:
     rule = RULE.model_copy(update={"forgetting": 1.0})
-    found = decide_promotion(scores("old", 0.80), scores("new", 0.90), rule)
+    champion = replace(scores("old", 0.80), first_test=FirstTest("in May", frozenset(["gone"])))
+    found = decide_promotion(champion, scores("new", 0.90), rule)
     assert found.case == "loses"
-    assert "none of the examples that the champion was first tested on has a score of vqa_accuracy" in found.reasons[-2]
+    told = "none of the examples of the champion's first test (in May) has a score of vqa_accuracy today"
+    assert found.reasons[-2] == told
+
+
+def test_a_first_test_on_few_images_does_not_rule_forgetting_out() -> None:
+    few = FirstTest("in May", frozenset(f"example {number}" for number in range(76)))
+    champion = replace(scores("old", 0.5), first_test=few)
+    found = decide_promotion(champion, scores("new", 0.9), RULE.model_copy(update={"forgetting": 1.0}))
+    assert found.case == "loses"
+    assert "on 76 examples of 19 images" in found.reasons[-2]
+    assert found.reasons[-2].endswith("20 images are needed for a confidence")
 
 
 def test_a_slice_below_its_floor_keeps_a_better_model_from_serving() -> None:
@@ -269,7 +283,10 @@ def test_a_metric_that_was_not_measured_is_named() -> None:
         {"control_margins": {"rouge_l": {}}},
         {"minimum_gain": -1},
         {"minimum_gian": 1},
-        {"control_margins": {"rouge_l": {"minimum_ratio": 0.5}}},
+        {"control_margins": {"rouge_l": {"minimum_ratio": 1}}},
+        {"control_margins": {"rouge_l": {"minimum_difference": 0}}},
+        {"control_margins": {"rouge_l": {"minimum_difference": -1, "minimum_ratio": 2}}},
+        {"control_margins": {"cider_d": {"minimum_ratio": 2}}},
         {"confidence": 1.0},
         {"confidence": 0.2},
         {"slice_floors": [{"attribute": "task", "value": "vqa", "metric": "bleu_1", "floor": 0.1}]},

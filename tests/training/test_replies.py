@@ -11,7 +11,7 @@ from stored_parts import made_by
 from flows.forget import forget
 from infra.errors import IntegrityError
 from infra.gc import find_garbage
-from infra.outputs import Attempt, Draft, Manifest, ensure_output, part_key
+from infra.outputs import Attempt, Draft, Manifest, ensure_output, part_key, take_back
 from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.settings import Profile, Settings
@@ -137,6 +137,32 @@ def test_texts_of_an_earlier_version_of_generation_are_not_reused(
     evaluated(trained_world, workspace, FEW)
     monkeypatch.setattr("training.replies.GENERATION_VERSION", 99)
     assert replies_of(evaluated(trained_world, workspace)[0])["reused"] == 2 * FIRST, "likelihoods of targets"
+
+
+def test_a_forced_evaluation_asks_everything_anew_also_after_a_stop(
+    answered: list[list[Asked]], trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another evaluation of the model holds them all."""
+    evaluated(trained_world, workspace)
+    other = CONFIG.model_copy(update={"gallery_examples": 0})
+    before, _ = evaluated(trained_world, workspace, other)
+    assert replies_of(before) == {"asked": 0, "reused": 42}
+    take_back(workspace.store, request_of(trained_world, other))
+
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.evaluate.run_units", stops)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(trained_world, workspace, other)
+    forced, reused = evaluated(trained_world, workspace, other)
+    assert not reused
+    assert replies_of(forced) == {"asked": 42, "reused": 0}
+    assert_same_rows(rows_of(forced, workspace), rows_of(before, workspace))
+    # What was forced is done: the next evaluation reuses again.
+    third, _ = evaluated(trained_world, workspace, CONFIG.model_copy(update={"gallery_examples": 1}))
+    assert replies_of(third) == {"asked": 0, "reused": 42}
 
 
 def test_replies_of_a_forgotten_image_are_gone_and_gc_keeps_the_rest(

@@ -21,6 +21,7 @@ from stored_parts import image_table, store_shard
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from data_prep.pretrained import PretrainedRef
+from data_prep.reencode import Reencode, reencode
 from data_prep.schemas import predictions_schema
 from data_prep.tower import FeatureConfig
 from infra.digests import digest_bytes, digest_file
@@ -32,6 +33,7 @@ from infra.settings import Profile, Settings
 from infra.store import Store
 from infra.tracking import Registry
 from infra.workspace import Workspace
+from training.asking import Asked, prompt_of
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
 from training.language_model import load_language_model
@@ -90,6 +92,10 @@ class World:
     parts: VersionParts
     evaluation: Manifest
     images: list[bytes]
+    """As they came in, which names them."""
+    stored: list[bytes]
+    """As they were ingested, which is what features are made of."""
+    evaluation_config: dict[str, Any]
 
     def trained(self, seed: int) -> "World":
         """The same with other trained parameters."""
@@ -113,21 +119,34 @@ def frozen_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 
 
 @pytest.fixture
-def world(tmp_path: Path, store: Store, frozen_folders: tuple[Path, Path]) -> World:
-    return make_world(tmp_path, store, frozen_folders)
+def world(tmp_path: Path, store: Store, frozen_folders: tuple[Path, Path], request: pytest.FixtureRequest) -> World:
+    """An indirect parameter holds options of `make_world`."""
+    return make_world(tmp_path, store, frozen_folders, **getattr(request, "param", {}))
 
 
-def make_world(folder: Path, store: Store, frozen_folders: tuple[Path, Path]) -> World:
+def make_world(
+    folder: Path,
+    store: Store,
+    frozen_folders: tuple[Path, Path],
+    stored_as: Reencode | None = None,
+    **evaluation_config: Any,
+) -> World:
     cache = PartCache(store, folder / "cache")
     images = [_png(seed) for seed in range(len(PROMPTS))]
-    shard = store_shard(store, folder, images=image_table(images))
+    stored = [(stored_as and reencode(image, stored_as)) or image for image in images]
+    table = image_table(stored)
+    image_ids = pa.array([digest_bytes(image) for image in images])
+    table = table.set_column(table.schema.get_field_index("image_id"), "image_id", image_ids)
+    shard = store_shard(store, folder, images=table)
     dataset = manifest("ingest", shard, {"dataset_digest": "d" * 64, "test_digest": "e" * 64})
     features = manifest(
         "featurize", [], {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), {"num_patches": 4, "vision_width": 16}
     )
     tower, lm = (PretrainedRef(folder=path) for path in frozen_folders)
     parts = VersionParts(dataset, features, dataset, None, tower, lm)
-    return _with_model(World(store, cache, parts, dataset, images), seed=0)
+    return _with_model(
+        World(store, cache, parts, dataset, images, stored, {"max_new_tokens": 6, **evaluation_config}), 0
+    )
 
 
 def _with_model(world: World, seed: int) -> World:
@@ -151,24 +170,25 @@ def _with_model(world: World, seed: int) -> World:
     facts = {"config": config.model_dump(mode="json"), "answer_space": {}}
     train = manifest("train", [part], {"model_digest": digest_file(weights)}, {"seed": seed}, facts)
     parts = replace(world.parts, train=train)
-    evaluation_config = {"max_new_tokens": 6}
-    empty = manifest("evaluate", [], {}, evaluation_config)
+    empty = manifest("evaluate", [], {}, world.evaluation_config)
     write_package(folder / "package", model_card("tiny", parts, empty, world.cache), weights)
     predictor = Predictor.load(folder / "package", world.cache.folder)
     score = 0.8 + seed / 100  # of every question: the gain between two seeds is certain
     rows = []
-    for number, (image, prompt) in enumerate(zip(world.images, PROMPTS, strict=True)):
+    for number, (image, stored, prompt) in enumerate(zip(world.images, world.stored, PROMPTS, strict=True)):
         task = "vqa" if prompt else "caption"
         row = dict.fromkeys(predictions_schema().names) | {"example_id": str(number), "task": task, "prompt": prompt}
-        row |= {"image_id": digest_bytes(image), "prediction": predictor.answer([image], [task], [prompt])[0]}
-        rows.append(row | {"scores": [("vqa_accuracy", score)] if prompt else []})
+        asked = Asked(digest_bytes(image), prompt_of(config, task, prompt))
+        (text,) = predictor._said(predictor.tower.encode([stored]), [asked])  # as the evaluation does
+        row |= {"image_id": asked.image_id, "prediction": text}
+        rows.append(row | {"scores": [("vqa_accuracy", score)] if prompt else [], "slices": [("task", task)]})
     predictions = _uploaded(
         world.store, "evaluate", pa.Table.from_pylist(rows, predictions_schema()), "predictions", folder
     )
     scores = {"metrics": {"vqa_accuracy": score}, "control": {"vqa_accuracy": 0.3}, "blind": {"vqa_accuracy": 0.2}}
     identity = {"evaluation_digest": predictions.digest, "model_digest": train.identity["model_digest"]}
     inputs = {"model_digest": train.identity["model_digest"], "test_digest": "e" * 64}
-    evaluation = manifest("evaluate", [predictions], identity, evaluation_config, scores, inputs)
+    evaluation = manifest("evaluate", [predictions], identity, world.evaluation_config, scores, inputs)
     return replace(world, parts=parts, evaluation=evaluation)
 
 
@@ -200,5 +220,5 @@ def _uploaded(store: Store, step: str, table: pa.Table, kind: str, folder: Path)
 
 def _png(seed: int) -> bytes:
     buffer = io.BytesIO()
-    Image.frombytes("RGB", (32, 32), random.Random(seed).randbytes(32 * 32 * 3)).save(buffer, "PNG")
+    Image.frombytes("RGB", (40, 40), random.Random(seed).randbytes(40 * 40 * 3)).save(buffer, "PNG")
     return buffer.getvalue()

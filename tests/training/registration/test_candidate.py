@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,30 @@ from registered_model import Model
 
 from flows.serving import answer
 from infra.errors import IntegrityError
+from infra.tracking import listing_of
 from training.export import export
 from training.package import CARD, README, SCRIPT, TRAINABLES
 from training.predictor import Predictor
 from training.version import ensure_version
 
 ALTERATIONS = {
-    "parameters": lambda path: (path / "artifacts/package" / TRAINABLES).open("ab").write(b"x"),
-    "card": lambda path: (path / "artifacts/package" / CARD).open("ab").write(b" "),
-    "script": lambda path: (path / SCRIPT).open("ab").write(b"\n"),
-    "loader": lambda path: _replace(
+    f"{TRAINABLES}: found sha256": lambda path: (path / "artifacts/package" / TRAINABLES).open("ab").write(b"x"),
+    f"{CARD}: not a whole": lambda path: (path / "artifacts/package" / CARD).open("ab").write(b" x"),
+    f"{SCRIPT} was altered": lambda path: (path / SCRIPT).open("ab").write(b"\n"),
+    "MLmodel was altered": lambda path: _replace(
         path / "MLmodel", "loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: evil"
     ),
-    "added": lambda path: (path / "python_model.pkl").write_bytes(b"pickle"),
-    "lost": lambda path: (path / "requirements.txt").unlink(),
+    "python_model.pkl was added": lambda path: (path / "python_model.pkl").write_bytes(b"pickle"),
+    "requirements.txt was lost": lambda path: (path / "requirements.txt").unlink(),
+    "__pycache__ was lost": lambda path: _plant_bytecode(path),
+    "artifacts/package/__pycache__/model.pyc was added": lambda path: _plant_bytecode(path / "artifacts/package"),
 }
+
+
+def _plant_bytecode(folder: Path) -> None:
+    (folder / "__pycache__").unlink(missing_ok=True)
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "model.pyc").write_bytes(b"bytecode")
 
 
 def _replace(path: Path, old: str, new: str) -> None:
@@ -33,20 +43,24 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_a_version_whose_files_were_altered_after_registration_is_refused(model: Model) -> None:
+def test_a_version_whose_files_were_altered_after_registration_is_refused_and_the_file_named(
+    model: Model, tmp_path: Path
+) -> None:
     folder = model.file(model.add(), "")
     model.add()
     model.promote("2")
-    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for alter in ALTERATIONS.values():
+    shutil.copytree(folder, tmp_path / "whole")
+    for told, alter in ALTERATIONS.items():
         alter(folder)
-        with pytest.raises(IntegrityError, match="register the model anew"):
+        with pytest.raises(IntegrityError, match=rf"{told}.*register the model anew"):
             model.promote("1", force=True)
-        for path in folder.rglob("*"):
-            if path.is_file():
-                path.unlink()
-        for path, data in whole.items():
-            path.write_bytes(data)
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "whole", folder)
+    client = model.place.registry._client
+    client.set_model_version_tag(model.place.model_name, "1", "frostline.files", "?")
+    with pytest.raises(IntegrityError, match="the list of its files was altered"):
+        model.promote("1", force=True)
+    client.set_model_version_tag(model.place.model_name, "1", "frostline.files", listing_of(folder))
     assert len(model.told) == 1
     assert model.promote("1")
 

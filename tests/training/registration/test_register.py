@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 from registering import RULE, Places
 
+from data_prep.reencode import Reencode
 from infra.errors import IntegrityError
-from infra.outputs import Manifest, upload_part
-from infra.tracking import PACKAGE_PATH
+from infra.outputs import Manifest, manifest_key, part_key, upload_part
+from infra.part_cache import PartCache
+from infra.tracking import PACKAGE_PATH, changed_file
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promotion import ControlMargin
 from training.register import champion_scores
+from training.version import FILES_TAG
+
+BLIND = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
+"""Refuses the model of these tests, which differs by 0.5."""
 
 
 def test_the_first_model_becomes_champion_and_again_is_reused(world: Any, places: Places) -> None:
@@ -57,14 +63,24 @@ def test_a_worse_model_challenges_and_a_better_one_replaces(world: Any, places: 
 
 
 def test_a_model_that_does_not_look_gets_no_alias(world: Any, places: Places) -> None:
-    blind = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
-    made, _ = places.register(world, blind)
+    made, _ = places.register(world, BLIND)
     assert made.facts["promotion"]["case"] == "fails_control"
     assert (made.facts["model"]["aliases"], places.aliases) == ([], {})
     assert head(world.store, places.model_name) is None
     # Under another rule it passes; the version is the same.
     assert places.register(world)[0].facts["model"]["version"] == "1"
-    assert places.register(world, blind)[0].facts["promotion"]["case"] == "is_champion"
+    assert places.register(world, BLIND)[0].facts["promotion"]["case"] == "is_champion"
+
+
+DRAWN = {"stored_as": Reencode(max_side_px=32), "strategy": {"kind": "sampling", "temperature": 3.0}}
+
+
+@pytest.mark.parametrize("world", [DRAWN], indirect=True)
+def test_a_model_whose_texts_are_drawn_registers_where_ingest_made_images_smaller(world: Any, places: Places) -> None:
+    assert world.stored[0] != world.images[0]
+    made, _ = places.register(world)
+    assert made.facts["answers_checked"] == {"asked": 6, "agreed": 6}
+    assert places.aliases == {"champion": "1"}
 
 
 def test_a_version_that_answers_otherwise_is_not_promoted(world: Any, places: Places) -> None:
@@ -77,49 +93,58 @@ def test_a_version_that_answers_otherwise_is_not_promoted(world: Any, places: Pl
 
 
 def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, places: Places) -> None:
-    from infra import log
-
     places.register(world)
     champion = head(world.store, places.model_name)
     assert champion is not None
     later = world.trained(1).evaluation
-    assert champion_scores(champion, later, world.cache) is None
-    key = f"evaluate/{world.evaluation.fingerprint}/manifest.json"
-    world.store.create(key, world.evaluation.model_dump_json().encode())
-    log.append(
-        world.store, "evaluate", world.evaluation.inputs["model_digest"], {"fingerprint": world.evaluation.fingerprint}
-    )
-    found = champion_scores(champion, later, world.cache)
+    assert champion_scores(champion, later, RULE, world.cache) is None
+    commit_evaluation(world, world.evaluation)
+    found = champion_scores(champion, later, RULE, world.cache)
     assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
-    assert found.first_tested_on == {str(number) for number in range(22)}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
-    assert champion_scores(champion, other_rows, world.cache) is None
+    assert champion_scores(champion, other_rows, RULE, world.cache) is None
 
 
-def test_the_champion_was_first_tested_on_the_examples_of_its_oldest_evaluation(
+def commit_evaluation(world: Any, evaluation: Manifest) -> None:
+    from infra import log
+
+    key = manifest_key("evaluate", evaluation.fingerprint)
+    world.store.create(key, evaluation.model_dump_json().encode())
+    log.append(world.store, "evaluate", evaluation.inputs["model_digest"], {"fingerprint": evaluation.fingerprint})
+
+
+def test_the_champions_first_test_is_its_oldest_evaluation_that_is_left_and_is_read_where_forgetting_is_bounded(
     world: Any, places: Places, tmp_path: Path
 ) -> None:
     import pyarrow.parquet as pq
-
-    from infra import log
 
     places.register(world)
     champion = head(world.store, places.model_name)
     assert champion is not None
     now = world.evaluation
-    table = pq.read_table(world.cache.path("evaluate", now.parts[0])).slice(0, 3)
-    pq.write_table(table, tmp_path / "old.parquet")
-    old = now.model_dump(mode="json", exclude={"digest"})
-    old["fingerprint"], old["inputs"]["test_digest"] = "0" * 64, "other"
-    part = upload_part(world.store, "evaluate", tmp_path / "old.parquet", "predictions", 3)
-    old["draft"]["parts"] = [part.model_dump()]
-    for evaluation in (Manifest.model_validate(old), now):
-        world.store.create(f"evaluate/{evaluation.fingerprint}/manifest.json", evaluation.model_dump_json().encode())
-        log.append(world.store, "evaluate", champion.model_digest, {"fingerprint": evaluation.fingerprint})
-    found = champion_scores(champion, now, world.cache)
-    assert found is not None
-    assert found.first_tested_on == {"0", "1", "2"}
+    table = pq.read_table(world.cache.path("evaluate", now.parts[0]))
+    parts = []
+    for number, num_rows in enumerate((2, 3)):
+        pq.write_table(table.slice(0, num_rows), tmp_path / "old.parquet")
+        parts.append(upload_part(world.store, "evaluate", tmp_path / "old.parquet", "predictions", num_rows))
+        old = now.model_dump(mode="json", exclude={"digest"})
+        old["fingerprint"], old["inputs"]["test_digest"] = str(number) * 64, "other"
+        old["draft"]["parts"] = [parts[-1].model_dump()]
+        commit_evaluation(world, Manifest.model_validate(old))
+    commit_evaluation(world, now)
+    world.store.delete(manifest_key("evaluate", "0" * 64))
+    bounded = RULE.model_copy(update={"forgetting": 0.1})
+    found = champion_scores(champion, now, bounded, world.cache)
+    assert found is not None and found.first_test is not None
+    assert found.first_test.example_ids == {"0", "1", "2"}
+    assert found.first_test.told == f"evaluate {'1' * 12}, made {now.record.created_at}"
     assert len(found.examples) == 22
+    world.store.delete(part_key("evaluate", parts[1].digest))
+    fresh = PartCache(world.store, tmp_path / "fresh")
+    with pytest.raises(IntegrityError, match=parts[1].digest):
+        champion_scores(champion, now, bounded, fresh)
+    unbounded = champion_scores(champion, now, RULE, fresh)
+    assert unbounded is not None and unbounded.first_test is None
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
@@ -135,6 +160,20 @@ def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> No
     assert Predictor.load(fetch_package(places.registry, version, fresh), fresh).caption(world.images[:1])
 
 
+@pytest.mark.parametrize("name", ["model.py", "python_model.pkl"])
+def test_a_version_altered_between_registration_and_promotion_is_named_and_not_promoted(
+    world: Any, places: Places, name: str
+) -> None:
+    """The gate refuses it first; then the rule is relaxed, and the version is there already."""
+    places.register(world, BLIND)
+    version = places.registry.version(places.model_name, "1")
+    with (Path(version.source_uri.removeprefix("file://")) / name).open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(IntegrityError, match=rf"{name} was (altered|added) after registration"):
+        places.register(world)
+    assert (head(world.store, places.model_name), places.aliases) == (None, {})
+
+
 def test_plain_mlflow_loads_the_version_and_predicts(
     world: Any, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +185,7 @@ def test_plain_mlflow_loads_the_version_and_predicts(
     path.write_bytes(image)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places.registry.uri)
     monkeypatch.setenv("FROSTLINE_VAR_DIR", str(tmp_path / "var"))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)  # MLflow runs a local version's script where it lies
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     model = load_model(f"models:/{places.model_name}@champion")
     forms = [str(path), base64.b64encode(image).decode()]
     found = [*model.predict(pd.DataFrame({"image": forms})), *model.predict(pd.DataFrame({"image": [image]}))]
@@ -154,6 +193,8 @@ def test_plain_mlflow_loads_the_version_and_predicts(
     version = places.registry.version(places.model_name, "1")
     predictor = Predictor.load(fetch_package(places.registry, version, tmp_path / "c"), tmp_path / "c")
     assert found == predictor.caption([image]) * 3 + predictor.ask(image, ["how many?"])
+    # MLflow ran the script where it lies, and the version is still as it was registered.
+    assert changed_file(Path(version.source_uri.removeprefix("file://")), version.tags[FILES_TAG]) is None
 
 
 def test_no_file_of_a_version_is_a_pickle(world: Any, places: Places, tmp_path: Path) -> None:
