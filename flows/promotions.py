@@ -1,4 +1,4 @@
-"""What the commands about who serves do: promote, rollback, history, compare, export."""
+"""What the commands about who serves do: promote and rollback, and history, compare and export, which only read."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from infra.logs import engines_to, new_log_file
 from infra.progress import Silent
 from infra.workspace import Workspace
 from training.candidate import ModelPlace
-from training.champion import mirror
+from training.champion import differences
 from training.comparison import Comparison, compare
 from training.ledger import LedgerEntry, history
 from training.promoting import Change, promote, rollback
@@ -39,14 +39,20 @@ def rollback_command(model: str, reason: str | None, store: str | None, as_json:
 
 
 def history_command(model: str, store: str | None, as_json: bool) -> None:
-    with _opened(model, store) as (place, _, output, error):
-        _catch_up(place, error)
+    with _opened(model, store, writable=False) as (place, _, output, error):
+        problem = differences(place)
         entries = history(place.store, model)
         aliases = place.registry.aliases(model)
         if as_json:
-            told = {"model": model, "aliases": aliases, "entries": [_told(entry) for entry in entries]}
+            told = {
+                "model": model,
+                "aliases": aliases,
+                "entries": [_told(entry) for entry in entries],
+                "warnings": [problem] if problem else [],
+            }
             print(json.dumps(told, indent=2, ensure_ascii=False), file=output)
             return
+        _warn(problem, error)
         console = Console(file=output)
         if not entries:
             console.print(f"{model}: nothing was ever promoted in {place.store.uri}", soft_wrap=True, highlight=False)
@@ -56,8 +62,8 @@ def history_command(model: str, store: str | None, as_json: bool) -> None:
 
 
 def compare_command(model: str, a: str, b: str, store: str | None, as_json: bool) -> None:
-    with _opened(model, store) as (place, _, output, error):
-        _catch_up(place, error)
+    with _opened(model, store, writable=False) as (place, _, output, error):
+        _warn(differences(place), error)
         found = compare(place, a, b)
         if as_json:
             print(found.model_dump_json(indent=2), file=output)
@@ -68,7 +74,7 @@ def compare_command(model: str, a: str, b: str, store: str | None, as_json: bool
 def export_command(model_uri: str, folder: Path, store: str | None, as_json: bool) -> None:
     from training.export import export
 
-    with _opened(model_uri, store) as (place, workspace, output, _):
+    with _opened(model_uri, store, writable=False) as (place, workspace, output, _):
         version = place.registry.resolve(model_uri)
         files = export(place.registry, version, workspace.cache, folder)
         if as_json:
@@ -103,24 +109,23 @@ def _change_command(model: str, store: str | None, as_json: bool, change: Callab
         _show_entries(console, [made.entry])
         done = "is champion now" if made.changed else "is the champion already; nothing changed"
         _say(console, f"\n{model}: version {made.entry.version} {done}")
-        if problem:
-            print(f"warning: {problem}", file=error)
+        _warn(problem, error)
         _say(console, f"back: frostline rollback {model}   all changes: frostline history {model}")
 
 
-def _catch_up(place: ModelPlace, error: TextIO) -> None:
-    """Repair what a crash left behind, enter what a person chose in MLflow, and tell it."""
-    mirror(place)
-    if problem := tell_changes(place.store, place.model_name):
+def _warn(problem: str | None, error: TextIO) -> None:
+    if problem:
         print(f"warning: {problem}", file=error)
 
 
 @contextmanager
-def _opened(model: str, store: str | None) -> Iterator[tuple[ModelPlace, Workspace, TextIO, TextIO]]:
+def _opened(
+    model: str, store: str | None, writable: bool = True
+) -> Iterator[tuple[ModelPlace, Workspace, TextIO, TextIO]]:
     """Where the model is, and (output, error) that reach the person: what MLflow says goes to the log."""
     from infra.tracking import Registry
 
-    workspace = open_workspace("laptop", Silent(), store)
+    workspace = open_workspace("laptop", Silent(), store, writable=writable)
     with engines_to(new_log_file(workspace.settings.logs)) as (output, error):
         yield ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model), workspace, output, error
 

@@ -7,8 +7,11 @@ X-Frostline-Signature:  sha256=HMAC-SHA256(secret, timestamp + "." + body), in h
 
 import hashlib
 import hmac
+import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import Field, SecretStr
@@ -47,7 +50,7 @@ def post(delivery: str, event: Mapping[str, Any], settings: WebhookSettings) -> 
     import httpx
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-    body = canonical_json(dict(event))
+    url, secret, body = settings.url, settings.secret, canonical_json(dict(event))
     retrying = Retrying(
         stop=stop_after_attempt(settings.max_attempts) | stop_after_delay(settings.max_seconds),
         wait=wait_random_exponential(multiplier=0.2, max=10),
@@ -55,19 +58,36 @@ def post(delivery: str, event: Mapping[str, Any], settings: WebhookSettings) -> 
         reraise=True,
     )
     try:
-        with httpx.Client(timeout=settings.timeout_seconds) as client:
-            retrying(_deliver, client, settings.url, _headers(delivery, body, settings.secret), body)
+        with _unlogged(), httpx.Client(timeout=settings.timeout_seconds) as client:
+            # The headers anew for each attempt: a receiver may refuse an old timestamp.
+            retrying(lambda: _deliver(client, url, _headers(delivery, body, secret), body))
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         answer = f"answered {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else "not reached"
         raise PlatformError(
             f"webhook: the receiver was {answer} ({type(error).__name__}); expected a status below 300. "
-            "Check FROSTLINE_WEBHOOK_URL and the receiver; the next command tells it again."
+            "Check FROSTLINE_WEBHOOK_URL and the receiver; the next promotion, rollback or run tells it again."
         ) from None  # httpx names the address
 
 
 def signature(timestamp: str, body: bytes, secret: SecretStr) -> str:
     digest = hmac.new(secret.get_secret_value().encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
     return f"sha256={digest.hexdigest()}"
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """httpx logs each request with its address; what it says of this thread's is dropped."""
+    here = threading.get_ident()
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    logger = logging.getLogger("httpx")
+    logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_others)
 
 
 def _headers(delivery: str, body: bytes, secret: SecretStr) -> dict[str, str]:

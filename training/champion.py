@@ -58,6 +58,27 @@ def mirror(place: ModelPlace) -> LedgerEntry | None:
     raise _restless(place)
 
 
+def differences(place: ModelPlace) -> str | None:
+    """Where aliases are not what the ledger says, in words. Changes nothing: `mirror` brings them together."""
+    entries = history(place.store, place.model_name)
+    aliases = place.registry.aliases(place.model_name)
+    changes = _changes(place, entries, aliases) if entries else dict.fromkeys({"champion"} & aliases.keys())
+    if not changes:
+        return None
+
+    def told(version: str | None) -> str:
+        return f"version {version}" if version else "no version"
+
+    found = "; ".join(
+        f"the alias {alias} is on {told(aliases.get(alias))}, by the ledger it is on {told(version)}"
+        for alias, version in changes.items()
+    )
+    return (
+        f"{place.model_name}: {found}. The next promotion, rollback or run sets what a crash left behind, and enters "
+        "a champion whom a person chose in MLflow."
+    )
+
+
 def unfinished(place: ModelPlace) -> LedgerEntry | None:
     """The newest entry, where this MLflow's aliases were not set to it yet."""
     now = head(place.store, place.model_name)

@@ -52,7 +52,7 @@ class Registry:
     ) -> ModelVersion:
         """The version of `name` that holds this model; `folder` (see `write_pyfunc`) is uploaded if there is none.
 
-        One that a crash left half-made is completed, or replaced where it points elsewhere.
+        One that a crash left half-made is completed with these tags, or replaced where it points elsewhere.
         """
         with answers(self.uri):
             self._ensure_model(name)
@@ -73,8 +73,17 @@ class Registry:
                 if first.version != str(made.version):
                     self._client.delete_model_version(name, str(made.version))
             first = self._versions(name, model_digest)[0]
-            self._client.set_model_version_tag(name, first.version, COMPLETE_TAG, "true")
+            if not first.is_complete:
+                self._complete(first, {**tags, DIGEST_TAG: model_digest})
             return self.version(name, first.version)
+
+    def _complete(self, version: ModelVersion, tags: Mapping[str, str]) -> None:
+        for stale in version.tags.keys() - tags.keys():
+            self._client.delete_model_version_tag(version.name, version.version, stale)
+        for tag, value in tags.items():
+            if version.tags.get(tag) != value:
+                self._client.set_model_version_tag(version.name, version.version, tag, value)
+        self._client.set_model_version_tag(version.name, version.version, COMPLETE_TAG, "true")
 
     def describe(self, version: ModelVersion, description: str) -> None:
         with answers(self.uri):

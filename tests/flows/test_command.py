@@ -48,7 +48,7 @@ def test_without_a_champion_there_is_nothing_to_go_back_to(tmp_path: Path) -> No
     told = refused(tmp_path, "rollback", "tiny")
     assert "tiny: there is no former champion (nothing was ever promoted)" in told
     found = frostline(tmp_path, "history", "tiny", "--json")
-    assert json.loads(found.stdout) == {"model": "tiny", "aliases": {}, "entries": []}
+    assert json.loads(found.stdout) == {"model": "tiny", "aliases": {}, "entries": [], "warnings": []}
     assert "nothing is registered under this name" in refused(tmp_path, "promote", "tiny", "1")
 
 

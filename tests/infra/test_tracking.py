@@ -116,15 +116,18 @@ def test_registering_twice_gives_the_same_version(
     assert listed["versions"][0] == {"version": "1", "digest": digest, "aliases": ["champion"]}
 
 
-def test_a_half_made_version_is_completed(database: str, model_folder: Path) -> None:
+def test_a_half_made_version_is_completed_and_gets_the_tags_of_who_completes_it(
+    database: str, model_folder: Path
+) -> None:
     run = open_run(database, "half", FINGERPRINT, {})
     client, registry = open_client(database), Registry(database)
     client.create_registered_model("half")
     source = f"{client.get_run(run.run_id).info.artifact_uri}/{artifact_path('half')}"
-    client.create_model_version("half", source, run.run_id, tags={DIGEST_TAG: "a" * 64})
+    client.create_model_version("half", source, run.run_id, tags={DIGEST_TAG: "a" * 64, "files": "old", "gone": "?"})
     assert registry.find_version("half", "a" * 64) is None
-    made = registry.register_version("half", "a" * 64, run.run_id, model_folder, {})
-    assert (made.version, made.tags[COMPLETE_TAG]) == ("1", "true")
+    made = registry.register_version("half", "a" * 64, run.run_id, model_folder, {"files": "new", "commit": "c"})
+    told = {DIGEST_TAG: "a" * 64, "files": "new", "commit": "c", COMPLETE_TAG: "true"}
+    assert (made.version, made.tags) == ("1", told)
     assert (registry.download(made, model_folder.parent / "copy") / "weights.bin").exists()
 
 

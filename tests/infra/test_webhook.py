@@ -5,12 +5,14 @@ import hmac
 import json
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from receiver import Receiver, receiving
 
+import infra.webhook
 from infra.errors import PlatformError
-from infra.webhook import WebhookSettings, post
+from infra.webhook import WebhookSettings, post, signature
 
 SECRET = "between us"
 
@@ -39,6 +41,22 @@ def test_a_receiver_that_is_away_for_a_moment_is_tried_again_with_the_same_deliv
     receiver.statuses = [503, 429, 200]
     post("m-1", {}, settings(receiver.url))
     assert [headers["X-Frostline-Delivery"] for headers, _ in receiver.got] == ["m-1"] * 3
+
+
+def test_each_attempt_is_signed_with_its_own_time(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infra.webhook.time, "time", lambda: 1000.0 + 300 * len(receiver.got))
+    receiver.statuses = [503, 200]
+    post("m-1", {}, settings(receiver.url))
+    stamped = [(headers["X-Frostline-Timestamp"], headers["X-Frostline-Signature"]) for headers, _ in receiver.got]
+    assert stamped == [(at, signature(at, b"{}", SecretStr(SECRET))) for at in ("1000", "1300")]
+
+
+def test_no_log_names_the_address(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    post("m-1", {}, settings(receiver.url))
+    assert len(receiver.got) == 1 and "token-in-the-path" not in caplog.text
+    httpx.post(receiver.url, content=b"")
+    assert "token-in-the-path" in caplog.text, "other requests are logged as ever"
 
 
 @pytest.mark.parametrize(("status", "tries"), [(500, 2), (403, 1), (307, 1)])

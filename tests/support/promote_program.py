@@ -32,7 +32,7 @@ def promote(store_uri: str, mlflow_uri: str, model: str, version: str) -> None:
 
 
 def look(store_uri: str, mlflow_uri: str, model: str) -> None:
-    """What `frostline history` does before it shows anything."""
+    """What every command does that changes who serves, before anything else."""
     mirror(_place(store_uri, mlflow_uri, model))
 
 

@@ -10,7 +10,7 @@ from registered_model import Model
 import training.champion
 from infra.errors import IntegrityError, PlatformError
 from infra.tracking import Registry
-from training.champion import mirror
+from training.champion import differences, mirror
 from training.ledger import head
 from training.package import TRAINABLES
 from training.promoting import promote, rollback
@@ -43,6 +43,21 @@ def test_an_alias_that_was_removed_is_set_again(model: Model) -> None:
     model.place.registry.delete_alias(model.place.model_name, "champion")
     mirror(model.place)
     assert (model.aliases, len(model.told)) == ({"champion": "1"}, 1)
+
+
+def test_what_differs_is_told_in_words_and_left_as_it_is(model: Model) -> None:
+    model.add(), model.add()
+    model.move("1")
+    assert "champion is on version 1, by the ledger it is on no version" in str(differences(model.place))
+    model.promote("2")
+    assert differences(model.place) is None
+    model.move("1")
+    model.place.registry.delete_alias(model.place.model_name, "previous")
+    before, files = model.aliases, sorted(model.store_folder.rglob("*"))
+    found = str(differences(model.place))
+    assert "the alias champion is on version 1, by the ledger it is on version 2" in found
+    assert "the alias previous is on no version, by the ledger it is on version 1" in found
+    assert (model.aliases, sorted(model.store_folder.rglob("*"))) == (before, files)
 
 
 def test_an_alias_moved_to_what_may_not_serve_is_refused_until_it_is_removed(model: Model) -> None:
