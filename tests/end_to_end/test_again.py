@@ -60,7 +60,7 @@ def test_the_second_run_reuses_every_step_writes_nothing_and_starts_no_engine(va
 def test_a_run_until_a_step_ends_there(var: Path) -> None:
     """Under another learning rate the training, which comes next, would run."""
     before = everything_in(var / "store")
-    ran = frostline(var, "run", TINY, "--json", "--set", "training.learning_rate=0.003", "--until", "featurize")
+    ran = frostline(var, "run", TINY, "--json", "--set", "training.learning_rate=0.004", "--until", "featurize")
     assert [(step["name"], step["reused"]) for step in ran["steps"]] == [
         ("ingest", True), ("base", True), ("featurize", True),
     ]  # fmt: skip
@@ -107,7 +107,7 @@ def test_another_learning_rate_reuses_the_data_and_trains_again_as_the_plan_said
     plan = {step["name"]: step for step in frostline(var, "plan", TINY, "--json", *change)["steps"]}
     assert plan["train"]["action"] == "run"
     assert plan["train"]["changed"] == ["training.learning_rate"]
-    assert "0.001 → 0.002" in plan["train"]["reason"]
+    assert "0.003 → 0.002" in plan["train"]["reason"]
 
     ran = frostline(var, "run", TINY, "--json", *change)
     reused = {step["name"]: step["reused"] for step in ran["steps"]}
@@ -149,7 +149,7 @@ def test_a_person_changes_who_serves_and_takes_it_back(var: Path) -> None:
     assert [entry["kind"] for entry in after[len(before["entries"]) :]] == ["promoted_by_hand", "rollback"]
     assert frostline(var, "plan", TINY, "--json") == planned
     found = frostline(var, "compare", "tiny", "1", "2", "--json")
-    assert found["scored_alike"] and "vqa_accuracy" in found["differences"]
+    assert found["scored_alike"] and "rouge_l" in found["differences"]
 
 
 def test_an_exported_folder_loads_as_its_readme_says(var: Path) -> None:
@@ -168,7 +168,7 @@ def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_com
     champion = head(LocalStore(var / "store"), "tiny")
     assert champion is not None
     before = {each.fingerprint for each in outputs(var, "evaluate")}
-    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=140")
+    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=700")
     assert not any(step["reused"] for step in ran["steps"])
 
     test_digest = outputs(var, "ingest")[-1].identity["test_digest"]
@@ -182,8 +182,8 @@ def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_com
 
     decision = outputs(var, "register")[-1]
     assert decision.inputs["champion_digest"] == champion.model_digest
-    scores = ours.facts["metrics"]["vqa_accuracy"], theirs.facts["metrics"]["vqa_accuracy"]
-    told = f"vqa_accuracy is {scores[0]:.4f} against the champion's {scores[1]:.4f}"
+    scores = ours.facts["metrics"]["rouge_l"], theirs.facts["metrics"]["rouge_l"]
+    told = f"rouge_l is {scores[0]:.4f} against the champion's {scores[1]:.4f}"
     assert any(reason.startswith(told) for reason in decision.facts["promotion"]["reasons"])
 
 

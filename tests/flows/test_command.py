@@ -72,7 +72,7 @@ def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     source = "{kind: coco_captions, annotations: nope.json, images: .}"
     recipe.write_text(
-        Path(TINY).read_text().replace("{kind: digit_scenes, num_images: 100, seed: 0, image_size_px: 48}", source)
+        Path(TINY).read_text().replace("{kind: digit_scenes, num_images: 600, seed: 0, image_size_px: 48}", source)
     )
     told = refused(tmp_path, "run", str(recipe))
     assert f"{tmp_path}/nope.json: cannot read (No such file or directory)" in told
@@ -131,11 +131,11 @@ def test_a_training_that_gives_no_answer_is_refused_where_it_would_be_evaluated(
 
 
 def test_a_gate_on_what_is_not_trained_is_refused_at_the_start_and_told_by_the_plan(tmp_path: Path) -> None:
-    changes = ("--set", "training.objectives={caption: {}}")
+    changes = ("--set", "training.objectives={vqa: {}}")
     told = refused(tmp_path, "run", TINY, *changes)
-    assert "promotion asks for vqa_accuracy, which is a metric of vqa, and training.objectives has caption" in told
+    assert "promotion asks for rouge_l, which is a metric of caption, and training.objectives has vqa" in told
     planned = frostline(tmp_path, "plan", TINY, *changes)
-    assert "`frostline run` would refuse: promotion asks for vqa_accuracy" in planned.stdout, planned.stderr
+    assert "`frostline run` would refuse: promotion asks for rouge_l" in planned.stdout, planned.stderr
 
 
 @pytest.mark.shared_data
@@ -166,7 +166,7 @@ def test_a_dataset_without_a_usable_row_is_refused_in_one_sentence(tmp_path: Pat
     (tmp_path / "rows.jsonl").write_text("")
     recipe = tmp_path / "recipe.yaml"
     text = Path(TINY).read_text()
-    source = "{kind: digit_scenes, num_images: 100, seed: 0, image_size_px: 48}"
+    source = "{kind: digit_scenes, num_images: 600, seed: 0, image_size_px: 48}"
     recipe.write_text(text.replace(source, "{kind: jsonl, path: rows.jsonl, images: pictures}"))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.txt").write_text("no picture")

@@ -15,7 +15,7 @@ def test_local_paths_are_the_recipes_own_and_uris_are_left_alone(tmp_path: Path)
         "{kind: vqa_v2, questions: q/q.json, annotations: /data/a.json, images: images.tar}",
         f"{{kind: hf_parquet, path: {HUB}}}",
     ]
-    first, _, rest = tiny.partition("    - {kind: digit_scenes, num_images: 100, seed: 0, image_size_px: 48}\n")
+    first, _, rest = tiny.partition("    - {kind: digit_scenes, num_images: 600, seed: 0, image_size_px: 48}\n")
     (tmp_path / "recipe.yaml").write_text(first + "".join(f"    - {source}\n" for source in sources) + rest)
     jsonl, vqa, parquet = (source.model_dump() for source in load_recipe(str(tmp_path / "recipe.yaml")).ingest.sources)
     assert (jsonl["path"], jsonl["images"]) == (str(tmp_path / "rows.jsonl"), "s3://bucket/pictures")
