@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from registered import Model
 from safetensors.torch import save_file
 from stored_parts import image_table, store_shard
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
@@ -24,8 +25,11 @@ from data_prep.tower import FeatureConfig
 from infra.digests import digest_bytes, digest_file
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
+from infra.progress import Silent
 from infra.record import record_of
-from infra.store import Store
+from infra.settings import Profile, Settings
+from infra.store import LocalStore, Store
+from infra.workspace import Workspace
 from training.answering import prompt_of
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
@@ -89,6 +93,31 @@ def frozen_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 def world(tmp_path: Path, store: Store, frozen_folders: tuple[Path, Path], request: pytest.FixtureRequest) -> World:
     """An indirect parameter holds options of `make_world`."""
     return make_world(tmp_path, store, frozen_folders, **getattr(request, "param", {}))
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def model(world: Any, tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Model:
+    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    return Model(world, workspace, name)
+
+
+@pytest.fixture(scope="module")
+def lasting_model(
+    tmp_path_factory: pytest.TempPathFactory, frozen_folders: tuple[Path, Path], profile: Profile, mlflow_uri: str
+) -> Model:
+    """For tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("lasting")
+    world = make_world(folder, LocalStore(folder / "store"), frozen_folders)
+    settings = Settings(var_dir=folder, MLFLOW_TRACKING_URI=mlflow_uri)
+    return Model(world, Workspace(settings, profile, world.store, world.cache, Silent()), folder.name)
 
 
 def make_world(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -11,30 +10,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import promote_program
 import pytest
 from forge import Forge
 from promote_program import try_to_promote
+from registered import Model
 
-from flows.serving import answer
 from infra import log
 from infra.errors import ConfigError, IntegrityError
-from infra.outputs import Draft, Manifest, OutputRequest, upload_part
-from infra.part_cache import PartCache
-from infra.progress import Silent
-from infra.record import record_of
-from infra.settings import Profile, Settings
-from infra.tracking import ModelVersion, Registry, listing_of
-from infra.workspace import Workspace
-from training.candidate import ModelPlace
+from infra.outputs import Manifest, upload_part
+from infra.tracking import Registry, listing_of
 from training.champion import mirror
 from training.comparison import compare
 from training.export import export
 from training.ledger import head, history
-from training.package import CARD, README, SCRIPT, TRAINABLES
-from training.predictor import Predictor
+from training.package import CARD, SCRIPT, TRAINABLES
 from training.promoting import promote, rollback
 from training.version import ensure_version
 
@@ -42,78 +33,9 @@ NUM_RACERS, NUM_ROUNDS = 16, 5
 
 
 @pytest.fixture(scope="session")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(scope="session")
 def forge() -> Iterator[Forge]:
     with Forge("promote_program", "everything") as found:
         yield found
-
-
-class Model:
-    """Versions 1, 2, 3 … of one model, trained into one store and registered; none serves yet."""
-
-    def __init__(self, world: Any, workspace: Workspace, name: str) -> None:
-        self.world, self.workspace = world, workspace
-        self.place = ModelPlace(workspace.store, Registry(workspace.settings.mlflow), name)
-
-    def add(self, alias: str | None = "challenger", decided: bool = True) -> ModelVersion:
-        """One more version, and what the gate would have written about it."""
-        seed = len(self.place.registry.versions(self.place.model_name))
-        trained = self.world.trained(seed) if seed else self.world
-        for made in (trained.parts.train, trained.evaluation):
-            self._commit(made, made.identity["model_digest"])
-        version = ensure_version(
-            self.place.registry, self.place.model_name, trained.parts, trained.evaluation, self.workspace
-        )
-        digest = trained.parts.train.identity["model_digest"]
-        if decided:
-            inputs = {"model_name": self.place.model_name, "model_digest": digest, "champion_digest": "none"}
-            facts = {"promotion": {"alias": alias, "reasons": ["cider_d is below the required 0.5"]}}
-            self._commit(decision(inputs, facts), digest)
-        return version
-
-    def _commit(self, made: Manifest, name: str) -> None:
-        self.place.store.create(f"{made.step}/{made.fingerprint}/manifest.json", made.model_dump_json().encode())
-        log.append(self.place.store, made.step, name, {"fingerprint": made.fingerprint})
-
-    def promote(self, version: str, force: bool = False) -> bool:
-        return promote(self.place, version, "because", force).changed
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        return self.place.registry.aliases(self.place.model_name)
-
-    def move(self, version: str) -> None:
-        """As a person does in MLflow."""
-        self.place.registry.set_alias(self.place.model_name, "champion", version)
-
-    @property
-    def told(self) -> list[tuple[str, str, str | None]]:
-        return [(e.kind, e.version, e.previous_version) for e in history(self.place.store, self.place.model_name)]
-
-    def file(self, version: ModelVersion, name: str) -> Path:
-        """Where MLflow keeps a file of the version."""
-        return Path(version.source_uri.removeprefix("file://")) / name
-
-
-def decision(inputs: dict[str, str], facts: dict[str, Any]) -> Manifest:
-    request = OutputRequest("register", 1, "tiny", {}, inputs)
-    return Manifest(
-        step="register", step_version=1, name="tiny", fingerprint=request.fingerprint, config={}, inputs=inputs,
-        draft=Draft(parts=[], identity={}, facts=facts), record=record_of(0, {}),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def model(world: Any, tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Model:
-    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
-    workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
-    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-    return Model(world, workspace, name)
 
 
 def test_a_rollback_restores_the_former_champion_and_a_second_one_goes_on_backwards(model: Model) -> None:
@@ -277,49 +199,6 @@ def test_parameters_whose_tags_were_altered_too_are_refused_by_the_store(model: 
     client.set_model_version_tag(model.place.model_name, "1", "model_digest", first.tags["model_digest"])
     with pytest.raises(IntegrityError, match="no training that gave this version"):
         model.promote("1", force=True)
-
-
-class Bomb:
-    """Pickled, this touches a file when it is read."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
-
-
-def test_a_malicious_version_runs_nothing(model: Model, tmp_path: Path) -> None:
-    """A pickle, a loader of its own, remote code beside the frozen models: none of it, by any way to use a version."""
-    marker, version = tmp_path / "executed", model.add()
-    evil = f"open({str(marker)!r}, 'w')\nclass Evil: pass\n"
-    for name in ("python_model.pkl", "artifacts/package/pytorch_model.bin", "artifacts/package/trainables.pkl"):
-        model.file(version, name).write_bytes(pickle.dumps(Bomb(marker)))
-    for name in ("evil.py", "artifacts/package/evil.py", "artifacts/package/__init__.py"):
-        model.file(version, name).write_text(evil)
-    model.file(version, "artifacts/package/config.json").write_text('{"auto_map": {"AutoModel": "evil.Evil"}}')
-    _replace(model.file(version, "MLmodel"), "loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: evil")
-    with pytest.raises(IntegrityError, match="Do not load it with MLflow"):
-        model.promote("1", force=True)
-    files = export(model.place.registry, version, model.workspace.cache, tmp_path / "exported")
-    assert {file.name for file in files} == {TRAINABLES, CARD, SCRIPT, README}
-    image = model.world.images[0]
-    uri = f"models:/{model.place.model_name}/1"
-    (before,) = answer(uri, model.workspace, [image], None)
-    assert before == Predictor.load(tmp_path / "exported", tmp_path / "cache").caption([image])[0]
-    # And code beside the language model, which its pin does not know.
-    language_model = model.world.parts.language_model.folder
-    whole = (language_model / "config.json").read_bytes()
-    try:
-        (language_model / "evil.py").write_text(evil)
-        config = json.loads(whole) | {"auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.Evil"}}
-        (language_model / "config.json").write_text(json.dumps(config))
-        with pytest.raises(IntegrityError, match=r"config\.json"):
-            answer(uri, model.workspace, [image], None)
-    finally:
-        (language_model / "config.json").write_bytes(whole)
-        (language_model / "evil.py").unlink()
-    assert not marker.exists()
 
 
 def test_an_export_goes_into_an_empty_folder_only_and_whole(model: Model, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from infra.progress import Silent
 from infra.settings import Profile, Settings
 from infra.tracking import PACKAGE_PATH, Registry, changed_file
 from infra.workspace import Workspace
-from training.candidate import ModelPlace
+from training.candidate import FILES_TAG, ModelPlace
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promoting import rollback
@@ -31,7 +31,6 @@ from training.register import (
     register_request,
     scores_of,
 )
-from training.version import FILES_TAG
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",
@@ -40,12 +39,6 @@ RULE = PromotionRule(
 )
 BLIND = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
 """Refuses the model of these tests, which differs by 0.5."""
-
-
-@pytest.fixture(scope="session")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all: creating it takes seconds. Tests keep apart by the model's name."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
 @pytest.fixture
