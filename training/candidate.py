@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra import log
-from infra.digests import digest_file
+from infra.digests import digest_bytes, digest_file
 from infra.disk import scratch_folder
 from infra.errors import IntegrityError
 from infra.outputs import Manifest, manifest_key, read_manifest
@@ -18,6 +18,9 @@ from training.ledger import STEP, Kind, LedgerEntry
 
 if TYPE_CHECKING:
     from training.package import Package
+
+FILES_TAG = "frostline.files"
+"""Digests of all files of a version, which users' tools load: the package's own digest covers the package alone."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,27 @@ def read_candidate(place: ModelPlace, version: ModelVersion) -> Candidate:
     train = _training_of(place, version)
     with scratch_folder("version") as folder:
         checked_package(place.registry, version, train, folder)
-    return Candidate(version, train, newest_decision(place, train.identity["model_digest"]))
+    decisions = _decisions(place, train.identity["model_digest"])
+    noted = [str(each.facts["files_digest"]) for each in decisions]
+    if noted and noted_digest(version) not in noted:
+        raise IntegrityError(
+            f"{version.uri}: its tag {FILES_TAG} was altered after registration; expected what registering noted in "
+            f"{place.store.uri}. Do not load it with MLflow: delete the version and its files, and register the model "
+            "anew."
+        )
+    return Candidate(version, train, decisions[0] if decisions else None)
 
 
-def newest_decision(place: ModelPlace, model_digest: str) -> Manifest | None:
-    """The newest `register` output about this model under this name; its facts say whether it may serve."""
-    for entry in reversed(log.entries(place.store, STEP, model_digest)):
-        found = read_manifest(place.store, manifest_key(STEP, entry["fingerprint"]))
-        if found is not None and found.inputs["model_name"] == place.model_name:
-            return found
-    return None
+def noted_digest(version: ModelVersion) -> str:
+    """What a `register` output notes of a version's files: who can alter files in MLflow may alter tags too."""
+    return digest_bytes(version.tags.get(FILES_TAG, "").encode())
+
+
+def _decisions(place: ModelPlace, model_digest: str) -> list[Manifest]:
+    """The `register` outputs about this model under this name, newest first; their facts say whether it may serve."""
+    keys = (manifest_key(STEP, entry["fingerprint"]) for entry in log.entries(place.store, STEP, model_digest))
+    found = [manifest for key in keys if (manifest := read_manifest(place.store, key)) is not None]
+    return [each for each in reversed(found) if each.inputs["model_name"] == place.model_name]
 
 
 def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
@@ -92,7 +106,6 @@ def checked_package(registry: Registry, version: ModelVersion, train: Manifest, 
     By the tags, and the parameters by the store too: who can alter files in MLflow may alter tags. Raises
     IntegrityError naming a file that was altered, added or lost."""
     from training.predictor import download_package
-    from training.version import FILES_TAG
 
     (trained,) = train.parts_of("trainables")
     package = download_package(registry, version, folder)

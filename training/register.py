@@ -18,7 +18,7 @@ from infra.part_cache import PartCache
 from infra.store import Store
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
-from training.candidate import ModelPlace, checked_package
+from training.candidate import ModelPlace, checked_package, noted_digest
 from training.champion import mirror
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
 from training.promotion import ExampleScores, FirstTest, ModelScores, Promotion, PromotionRule, decide_promotion
@@ -177,6 +177,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
             },
             "promotion": promotion.model_dump(mode="json"),
             "answers_checked": answers,
+            "files_digest": noted_digest(version),
         },
     )
 

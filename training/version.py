@@ -18,6 +18,7 @@ from infra.part_cache import PartCache
 from infra.record import git_commit
 from infra.tracking import ModelVersion, Registry, listing_of, open_run, write_pyfunc
 from infra.workspace import Workspace
+from training.candidate import FILES_TAG
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
 from training.objectives.answer_space import AnswerSpace
@@ -25,8 +26,6 @@ from training.package import SCRIPT, ModelCard, Package, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor
 
 CHECKED_PER_TASK = 4
-FILES_TAG = "frostline.files"
-"""Digests of all files of a version, which users' tools load: the package's own does not cover what lies beside it."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from infra.outputs import Draft, Manifest, OutputRequest
 from infra.record import record_of
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
-from training.candidate import ModelPlace
+from training.candidate import ModelPlace, noted_digest
 from training.ledger import history
 from training.promoting import promote
 from training.version import ensure_version
@@ -20,11 +20,14 @@ class Model:
     def __init__(self, world: Any, workspace: Workspace, name: str) -> None:
         self.world, self.workspace = world, workspace
         self.place = ModelPlace(workspace.store, Registry(workspace.settings.mlflow), name)
+        self.added: list[Any] = []
+        """The worlds that they are of."""
 
     def add(self, alias: str | None = "challenger", decided: bool = True) -> ModelVersion:
         """One more version, and what the gate would have written about it."""
         seed = len(self.place.registry.versions(self.place.model_name))
         trained = self.world.trained(seed) if seed else self.world
+        self.added.append(trained)
         for made in (trained.parts.train, trained.evaluation):
             self._commit(made, made.identity["model_digest"])
         version = ensure_version(
@@ -33,7 +36,8 @@ class Model:
         digest = trained.parts.train.identity["model_digest"]
         if decided:
             inputs = {"model_name": self.place.model_name, "model_digest": digest, "champion_digest": "none"}
-            facts = {"promotion": {"alias": alias, "reasons": ["cider_d is below the required 0.5"]}}
+            reasons = ["cider_d is below the required 0.5"]
+            facts = {"promotion": {"alias": alias, "reasons": reasons}, "files_digest": noted_digest(version)}
             self._commit(decision(inputs, facts), digest)
         return version
 

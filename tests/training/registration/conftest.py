@@ -30,7 +30,7 @@ from infra.part_cache import PartCache
 from infra.progress import Silent
 from infra.record import record_of
 from infra.settings import Profile, Settings
-from infra.store import Store
+from infra.store import LocalStore, Store
 from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.asking import Asked, prompt_of
@@ -122,6 +122,17 @@ def frozen_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 def world(tmp_path: Path, store: Store, frozen_folders: tuple[Path, Path], request: pytest.FixtureRequest) -> World:
     """An indirect parameter holds options of `make_world`."""
     return make_world(tmp_path, store, frozen_folders, **getattr(request, "param", {}))
+
+
+@pytest.fixture(scope="module")
+def lasting_model(
+    tmp_path_factory: pytest.TempPathFactory, frozen_folders: tuple[Path, Path], profile: Profile, mlflow_uri: str
+) -> Model:
+    """For tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("lasting")
+    world = make_world(folder, LocalStore(folder / "store"), frozen_folders)
+    settings = Settings(var_dir=folder, MLFLOW_TRACKING_URI=mlflow_uri)
+    return Model(world, Workspace(settings, profile, world.store, world.cache, Silent()), folder.name)
 
 
 def make_world(

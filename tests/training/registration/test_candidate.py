@@ -1,20 +1,14 @@
 """Versions that were altered after registration."""
 
-import json
-import pickle
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from registered_model import Model
 
-from flows.serving import answer
 from infra.errors import IntegrityError
 from infra.tracking import listing_of
-from training.export import export
-from training.package import CARD, README, SCRIPT, TRAINABLES
-from training.predictor import Predictor
+from training.package import CARD, SCRIPT, TRAINABLES
 from training.version import ensure_version
 
 ALTERATIONS = {
@@ -94,46 +88,3 @@ def test_parameters_whose_tags_were_altered_too_are_refused_by_the_store(model: 
     client.set_model_version_tag(model.place.model_name, "1", "model_digest", first.tags["model_digest"])
     with pytest.raises(IntegrityError, match="no training that gave this version"):
         model.promote("1", force=True)
-
-
-class Bomb:
-    """Pickled, this touches a file when it is read."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
-
-
-def test_a_malicious_version_runs_nothing(model: Model, tmp_path: Path) -> None:
-    """A pickle, a loader of its own, remote code beside the frozen models: none of it, by any way to use a version."""
-    marker, version = tmp_path / "executed", model.add()
-    evil = f"open({str(marker)!r}, 'w')\nclass Evil: pass\n"
-    for name in ("python_model.pkl", "artifacts/package/pytorch_model.bin", "artifacts/package/trainables.pkl"):
-        model.file(version, name).write_bytes(pickle.dumps(Bomb(marker)))
-    for name in ("evil.py", "artifacts/package/evil.py", "artifacts/package/__init__.py"):
-        model.file(version, name).write_text(evil)
-    model.file(version, "artifacts/package/config.json").write_text('{"auto_map": {"AutoModel": "evil.Evil"}}')
-    _replace(model.file(version, "MLmodel"), "loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: evil")
-    with pytest.raises(IntegrityError, match="Do not load it with MLflow"):
-        model.promote("1", force=True)
-    files = export(model.place.registry, version, model.workspace.cache, tmp_path / "exported")
-    assert {file.name for file in files} == {TRAINABLES, CARD, SCRIPT, README}
-    image = model.world.images[0]
-    uri = f"models:/{model.place.model_name}/1"
-    (before,) = answer(uri, model.workspace, [image], None)
-    assert before == Predictor.load(tmp_path / "exported", tmp_path / "cache").caption([image])[0]
-    # And code beside the language model, which its pin does not know.
-    language_model = model.world.parts.language_model.folder
-    whole = (language_model / "config.json").read_bytes()
-    try:
-        (language_model / "evil.py").write_text(evil)
-        config = json.loads(whole) | {"auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.Evil"}}
-        (language_model / "config.json").write_text(json.dumps(config))
-        with pytest.raises(IntegrityError, match=r"config\.json"):
-            answer(uri, model.workspace, [image], None)
-    finally:
-        (language_model / "config.json").write_bytes(whole)
-        (language_model / "evil.py").unlink()
-    assert not marker.exists()

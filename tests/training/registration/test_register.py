@@ -13,11 +13,11 @@ from infra.errors import IntegrityError
 from infra.outputs import Manifest, manifest_key, part_key, upload_part
 from infra.part_cache import PartCache
 from infra.tracking import PACKAGE_PATH, changed_file
+from training.candidate import FILES_TAG
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promotion import ControlMargin
 from training.register import champion_scores
-from training.version import FILES_TAG
 
 BLIND = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
 """Refuses the model of these tests, which differs by 0.5."""
