@@ -75,12 +75,20 @@ def world_of(
     name: str, weights: Path, size_px: int, workspace: Workspace, ingested: Mapping[str, Any], **featurized: Any
 ) -> World:
     """Ingested, and encoded by MobileNetV2 in this process. What the store has is not made again."""
+    tower = tower_for(weights / "mobilenet_v2_hf_fp16", workspace.cache.folder / f"tower-{size_px}", size_px)
+    language_model = stories_for(weights / "stories260K_hf", workspace.cache.folder / "stories")
+    return world_with(name, (tower, language_model), workspace, ingested, **featurized)
+
+
+def world_with(
+    name: str, frozen: tuple[Path, Path], workspace: Workspace, ingested: Mapping[str, Any], **featurized: Any
+) -> World:
+    """The same, encoded by the tower in the first of these folders; the second holds the language model."""
     store, config = workspace.store, IngestConfig.model_validate(ingested)
     request = ingest_request(config, name, store)
     dataset, _ = ensure_output(store, request, lambda attempt: ingest(config, attempt, workspace), {})
     features_config = FeatureConfig.model_validate(featurized)
-    tower = tower_for(weights / "mobilenet_v2_hf_fp16", workspace.cache.folder / f"tower-{size_px}", size_px)
-    pinned = pin(PretrainedRef(folder=tower), None, workspace.cache)
+    pinned = pin(PretrainedRef(folder=frozen[0]), None, workspace.cache)
     request = featurize_step.featurize_request(features_config, name, dataset, pinned.digest)
 
     def produce(attempt: Attempt) -> Draft:
@@ -88,8 +96,7 @@ def world_of(
 
     with _without_actors():
         features, _ = ensure_output(store, request, produce, {})
-    language_model_dir = stories_for(weights / "stories260K_hf", workspace.cache.folder / "stories")
-    return World(name, dataset, features, language_model_dir, workspace)
+    return World(name, dataset, features, frozen[1], workspace)
 
 
 def trained(world: World, config: Mapping[str, Any], **resources: Any) -> Trained:
