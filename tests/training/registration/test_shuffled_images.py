@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from evaluating import units_here
+from no_tower import NO_TOWER
 from PIL import Image
 from real_training import World, train_output, workspace_in, world_with
 from tiny_language_model import save_language_model
@@ -103,7 +104,7 @@ def picture(colour: tuple[int, int, int], draw: random.Random) -> bytes:
 
 def evaluated(world: World, train: Manifest) -> Manifest:
     config, workspace = EvaluationConfig(max_new_tokens=3, gallery_examples=2), world.workspace
-    inputs = EvaluationInputs("colours", train, world.dataset, world.features, world.language_model_dir)
+    inputs = EvaluationInputs("colours", train, world.dataset, world.features, NO_TOWER, world.language_model_dir)
     request = evaluate_request(config, "colours", train, world.dataset, world.features)
     return ensure_output(workspace.store, request, lambda attempt: evaluate(config, inputs, attempt, workspace), {})[0]
 
