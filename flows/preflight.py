@@ -6,7 +6,7 @@ from flows.recipe import Recipe
 from infra.errors import ConfigError
 from infra.workspace import Workspace
 from training.asking import kinds_of
-from training.promotion import METRIC_TASKS
+from training.promotion_rule import METRIC_TASKS
 
 
 def check_objectives_can_be_scored(recipe: Recipe, until: str | None) -> None:

@@ -17,7 +17,7 @@ from infra.yaml_config import parse, read_yaml, set_values
 from training.base.config import BaseConfig
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
-from training.promotion import PromotionRule
+from training.promotion_rule import PromotionRule
 
 
 class Recipe(BaseModel):

@@ -21,7 +21,8 @@ from infra.workspace import Workspace
 from training.candidate import ModelPlace, checked_package, noted_digest
 from training.champion import mirror
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
-from training.promotion import ExampleScores, FirstTest, ModelScores, Promotion, PromotionRule, decide_promotion
+from training.promotion import ExampleScores, FirstTest, ModelScores, Promotion, decide_promotion
+from training.promotion_rule import PromotionRule
 
 if TYPE_CHECKING:
     from training.version import VersionParts

@@ -12,7 +12,7 @@ from training.metrics.classification import ClassificationScores, classification
 from training.metrics.regression import regression_scores
 from training.metrics.vqa import vqa_accuracy
 from training.objectives.answer_space import AnswerSpace
-from training.promotion import EXAMPLE_METRICS
+from training.promotion_rule import EXAMPLE_METRICS
 from training.report import ClassScores, Confusion, Range, Slice
 
 CONFIDENCE = 0.95

@@ -5,7 +5,7 @@ from typing import Any
 from infra.outputs import Manifest, ensure_output
 from infra.tracking import Registry
 from infra.workspace import Workspace
-from training.promotion import ControlMargin, PromotionRule
+from training.promotion_rule import ControlMargin, PromotionRule
 from training.register import RegisterNames, Registration, champion_of, register, register_request, scores_of
 
 RULE = PromotionRule(

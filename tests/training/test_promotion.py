@@ -6,15 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from infra.errors import ConfigError, IntegrityError
-from training.promotion import (
-    ControlMargin,
-    ExampleScores,
-    FirstTest,
-    ModelScores,
-    PromotionRule,
-    SliceFloor,
-    decide_promotion,
-)
+from training.promotion import ExampleScores, FirstTest, ModelScores, decide_promotion
+from training.promotion_rule import ControlMargin, PromotionRule, SliceFloor
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",

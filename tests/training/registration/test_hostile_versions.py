@@ -20,7 +20,7 @@ from training.candidate import FILES_TAG
 from training.ledger import history
 from training.package import CARD, README, SCRIPT, TRAINABLES
 from training.predictor import PACKAGE_DIGEST_TAG
-from training.promotion import ControlMargin, PromotionRule
+from training.promotion_rule import ControlMargin, PromotionRule
 from training.register import RegisterNames, Registration, register, register_request
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from infra.tracking import PACKAGE_PATH, changed_file
 from training.candidate import FILES_TAG
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
-from training.promotion import ControlMargin
+from training.promotion_rule import ControlMargin
 from training.register import champion_scores
 
 BLIND = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})

@@ -21,7 +21,7 @@ from infra.tracking import Registry
 from training.evaluate import EvaluationInputs, evaluate, evaluate_request
 from training.evaluation_config import EvaluationConfig
 from training.ledger import history
-from training.promotion import ControlMargin, PromotionRule
+from training.promotion_rule import ControlMargin, PromotionRule
 from training.register import RegisterNames, Registration, register, register_request
 from training.version import VersionParts
 
