@@ -24,7 +24,9 @@ from training.package import Package, read_package
 from training.replying import replies_to
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from data_prep.tower import Tower
     from training.head_outputs import HeadReader
@@ -93,12 +95,18 @@ class Predictor:
         `image_ids`, by which sampling draws, are told where the bytes are not those of the source: ingest may have
         stored them smaller."""
         image_ids = image_ids or [digest_bytes(image) for image in images]
-        asked = [self._asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)]
         out: list[str] = []
         for start in range(0, len(images), MAX_BATCH_ROWS):
             batch = slice(start, start + MAX_BATCH_ROWS)
-            out += self._said(self.tower.encode(images[batch]), asked[batch])
+            out += self.answer_encoded(self.tower.encode(images[batch]), tasks[batch], prompts[batch], image_ids[batch])
         return out
+
+    def answer_encoded(
+        self, patches_BPV: NDArray[np.float16], tasks: Sequence[str], prompts: Sequence[str], image_ids: Sequence[str]
+    ) -> list[str]:
+        """The same from features, all in one batch."""
+        asked = [self._asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)]
+        return self._said(patches_BPV, asked)
 
     def task_of(self, prompt: str) -> str:
         """What an image with this prompt is asked for, where nobody says: a prompt asks a question, none a caption; of
