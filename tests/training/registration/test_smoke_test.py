@@ -13,10 +13,11 @@ from infra.outputs import Manifest
 from infra.tracking import ModelVersion
 from infra.workspace import Workspace
 from training import smoke_test, version
+from training.asking import Kind
 from training.package import TRAINABLES, Package, write_package
 from training.predictor import Predictor
 from training.smoke_test import Answers, Request, answers_to
-from training.version import check_answers, held_out, model_card
+from training.version import _is_same, check_answers, held_out, model_card
 
 VERSION = ModelVersion("tiny", "1", "run", "source")
 
@@ -106,3 +107,16 @@ def test_pictures_that_are_encoded_otherwise_than_featurize_did_refuse_the_versi
     assert checked(with_features(stored_BPV * (1 + 2**-10)), package, workspace)["asked"] == 5
     with pytest.raises(IntegrityError, match=r"are 2\.000 of their norm away from the stored ones; expected at most 0"):
         checked(with_features(-stored_BPV), package, workspace)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "is_same"),
+    [
+        ("regress", "0.3337, 120", True),
+        ("regress", "0.335, 120", False),
+        ("text", "0.3337, 120", False),
+        ("text", "0.3336, 120", True),
+    ],
+)
+def test_a_number_may_differ_in_the_last_digit_that_is_told(kind: Kind, found: str, is_same: bool) -> None:
+    assert _is_same(kind, "0.3336, 120", found) == is_same
