@@ -24,7 +24,9 @@ from training.package import Package, read_package
 from training.replying import replies_to
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from data_prep.tower import Tower
     from training.head_outputs import HeadReader
@@ -99,6 +101,12 @@ class Predictor:
             batch = slice(start, start + MAX_BATCH_ROWS)
             out += self._said(self.tower.encode(images[batch]), asked[batch])
         return out
+
+    def answer_encoded(
+        self, patches_BPV: NDArray[np.float16], tasks: Sequence[str], prompts: Sequence[str], image_ids: Sequence[str]
+    ) -> list[str]:
+        """The same from features, all in one batch."""
+        return self._said(patches_BPV, [self._asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)])
 
     def task_of(self, prompt: str) -> str:
         """What an image with this prompt is asked for, where nobody says: a prompt asks a question, none a caption; of

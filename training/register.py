@@ -145,7 +145,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     with scratch_folder("version") as folder:
         # Not from the cache: what counts is what the registry holds.
         package = checked_package(registry, version, registration.parts.train, folder)
-        answers = check_answers(package, version, registration.evaluation, registration.parts.dataset, workspace)
+        answers = check_answers(package, version, registration.evaluation, registration.parts, workspace)
     if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
     registry.describe(version, _description(promotion))

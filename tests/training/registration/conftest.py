@@ -17,13 +17,13 @@ from PIL import Image
 from registered_model import Model
 from registering import Places
 from safetensors.torch import save_file
-from stored_parts import image_table, store_shard
+from stored_parts import image_table, store_features, store_shard
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from data_prep.pretrained import PretrainedRef
 from data_prep.reencode import Reencode, reencode
 from data_prep.schemas import predictions_schema
-from data_prep.tower import FeatureConfig
+from data_prep.tower import FeatureConfig, Tower
 from infra.digests import digest_bytes, digest_file
 from infra.outputs import Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
@@ -33,6 +33,7 @@ from infra.settings import Profile, Settings
 from infra.store import LocalStore, Store
 from infra.tracking import Registry
 from infra.workspace import Workspace
+from training import version
 from training.asking import Asked, prompt_of
 from training.base.tokenizer import train_tokenizer
 from training.config import TrainConfig
@@ -41,6 +42,7 @@ from training.objectives.answer_space import AnswerSpace
 from training.package import write_package
 from training.predictor import Predictor
 from training.prefix_model import build_prefix_model, trainable_state
+from training.smoke_test import reply_to
 from training.version import VersionParts, model_card
 
 PROMPTS = ["", "", *["how many?", "what?"] * 10]
@@ -81,6 +83,12 @@ def places(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, re
     settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
     workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
     return Places(workspace, Registry(mlflow_uri), str(request.node.name))
+
+
+@pytest.fixture(autouse=True)
+def smoke_test_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: a fresh one takes seconds to start. test_smoke_test.py has its own."""
+    monkeypatch.setattr(version, "in_fresh_process", reply_to)
 
 
 @dataclass(frozen=True)
@@ -150,9 +158,10 @@ def make_world(
     table = table.set_column(table.schema.get_field_index("image_id"), "image_id", image_ids)
     shard = store_shard(store, folder, images=table)
     dataset = manifest("ingest", shard, {"dataset_digest": "d" * 64, "test_digest": "e" * 64})
-    features = manifest(
-        "featurize", [], {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), {"num_patches": 4, "vision_width": 16}
-    )
+    encoded = Tower(frozen_folders[0], FeatureConfig(), 1, "cpu").encode(stored)
+    shape = {"num_patches": 4, "vision_width": 16, "views": ["original"]}
+    feature_parts = store_features(store, image_ids.to_pylist(), encoded)
+    features = manifest("featurize", feature_parts, {"encoder_key": "e" * 64}, FeatureConfig().model_dump(), shape)
     tower, lm = (PretrainedRef(folder=path) for path in frozen_folders)
     parts = VersionParts(dataset, features, dataset, None, tower, lm)
     return _with_model(

@@ -18,6 +18,7 @@ from transformers import ViTImageProcessorPil
 from data_prep.pretrained import PretrainedRef
 from infra.outputs import Manifest, ensure_output
 from infra.tracking import Registry
+from training import smoke_test, version
 from training.evaluate import EvaluationInputs, evaluate, evaluate_request
 from training.evaluation_config import EvaluationConfig
 from training.ledger import history
@@ -67,6 +68,7 @@ def test_a_model_trained_with_shuffled_images_is_refused_whatever_its_score(
     world = world_with("colours", frozen, workspace, {"sources": sources}, pooling="mean")
     train = train_output(world, TRAINING)
     units_here(monkeypatch)
+    monkeypatch.setattr(version, "in_fresh_process", smoke_test.in_fresh_process)
     evaluation = evaluated(world, train)
     made = registered(world, train, evaluation, frozen)
     assert made.facts["promotion"]["case"] == case, made.facts["promotion"]["reasons"]

@@ -1,0 +1,120 @@
+"""The smoke test of a registered version: a fresh process loads its package, as any user's does, and answers held
+examples. `python -m training.smoke_test` reads a Request and writes a Reply, both as JSON.
+
+It answers from stored features, because then the texts must be the evaluation's: features of one image differ in low
+bits between batch sizes of the tower, and a tie between two tokens can flip. It encodes the pictures too, and says how
+far from the stored features they come out.
+
+Shapes: B examples, P patches, V vision width.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from infra.errors import ConfigError, DataError, FrostlineError, IntegrityError, PlatformError
+
+MAX_SECONDS = 1800
+"""For loading and a few answers. A model of billions of parameters is read from a slow disk in less."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HeldExample(_Message):
+    image_id: str
+    task: str
+    prompt: str
+    image: str
+    """Base64."""
+    features: str
+    """Base64 of float16[P, V]."""
+
+
+class Request(_Message):
+    package: Path
+    cache_dir: Path
+    store_uri: str
+    threads: int
+    examples: list[HeldExample]
+
+
+class Reply(_Message):
+    texts: list[str]
+    distances: list[float]
+    """Of each picture's features from the stored ones, relative to their norm."""
+
+
+def in_fresh_process(request: Request) -> Reply:
+    """Raises what the process raised of ours; PlatformError where it died or took too long."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-m", "training.smoke_test"]
+    try:
+        done = subprocess.run(
+            command, input=request.model_dump_json().encode(), capture_output=True, env=environment, timeout=MAX_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PlatformError(
+            f"{request.package}: a fresh process did not answer {len(request.examples)} examples within {MAX_SECONDS} "
+            "s; expected seconds. Start again on a machine that is less busy."
+        ) from error
+    if done.returncode:
+        told = (done.stderr.decode(errors="replace").strip().splitlines() or ["without a word"])[-1]
+        known = {kind.exit_code: kind for kind in (ConfigError, DataError, IntegrityError, PlatformError)}
+        if done.returncode in known:
+            raise known[done.returncode](told)
+        raise PlatformError(
+            f"{request.package}: a fresh process that loaded it ended with {done.returncode} ({told[-500:]}); expected "
+            "answers. Start again; if this comes back, look for too little memory."
+        )
+    return Reply.model_validate_json(done.stdout)
+
+
+def reply_to(request: Request) -> Reply:
+    """Raises IntegrityError where a byte of the package or of its frozen models is not as registered."""
+    import numpy as np
+
+    from infra.store import open_store
+    from training.predictor import Predictor
+
+    store, examples = open_store(request.store_uri), request.examples
+    predictor = Predictor.load(request.package, request.cache_dir, store, threads=request.threads)
+    card = predictor.package.card
+    stored = [np.frombuffer(base64.b64decode(example.features), np.float16) for example in examples]
+    stored_BPV = np.stack(stored).reshape(-1, card.num_patches, card.vision_width)
+    encoded_BPV = predictor.tower.encode([base64.b64decode(example.image) for example in examples])
+    texts = predictor.answer_encoded(
+        stored_BPV,
+        [example.task for example in examples],
+        [example.prompt for example in examples],
+        [example.image_id for example in examples],
+    )
+    pairs = zip(encoded_BPV.astype(np.float32), stored_BPV.astype(np.float32), strict=True)
+    distances = [float(np.linalg.norm(new - old) / np.linalg.norm(old)) for new, old in pairs]
+    return Reply(texts=texts, distances=distances)
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no reply
+    try:
+        reply = reply_to(Request.model_validate_json(sys.stdin.buffer.read()))
+    except FrostlineError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(reply.model_dump_json(), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
