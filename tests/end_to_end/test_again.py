@@ -1,13 +1,16 @@
 """A recipe run twice, then with one field changed: what is reused, what runs, and that `plan` had said so."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
+from servers import free_port, server
 
 from infra.outputs import Manifest
 from infra.store import LocalStore
@@ -133,6 +136,36 @@ def test_the_registered_model_answers_on_the_command_line(var: Path) -> None:
     assert set(caption) == {"image", "caption"}
     answer = frostline(var, "ask", "models:/tiny@champion", str(picture), "how many digits are there?", "--json")
     assert set(answer) == {"image", "question", "answer"}
+
+
+def test_the_registered_model_answers_over_http_as_on_the_command_line(var: Path) -> None:
+    """`mlflow models serve`, asked as any HTTP client does: a picture as base64, with and without a question."""
+    picture, question, port = var / "scene.png", "how many digits are there?", free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{var}/mlflow/mlflow.db",
+        "FROSTLINE_VAR_DIR": str(var),
+        "OMP_NUM_THREADS": "1",
+    }
+    serve = [
+        "mlflow", "models", "serve", "-m", "models:/tiny@champion", "--env-manager", "local",
+        "-h", "127.0.0.1", "-p", str(port), "--workers", "1",
+    ]  # fmt: skip
+    encoded = base64.b64encode(picture.read_bytes()).decode()
+    table = {"columns": ["image", "prompt"], "data": [[encoded, ""], [encoded, question]]}
+    with server(serve, environment, var / "serve.log", f"http://127.0.0.1:{port}/ping"):
+        request = Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"dataframe_split": table}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urlopen(request, timeout=100) as answer:
+            served = json.load(answer)["predictions"]
+    (caption,) = frostline(var, "caption", "models:/tiny@champion", str(picture), "--json")
+    asked = frostline(var, "ask", "models:/tiny@champion", str(picture), question, "--json")
+    assert served == [caption["caption"], asked["answer"]]
+    assert all(served)
 
 
 def test_a_person_changes_who_serves_and_takes_it_back(var: Path) -> None:
