@@ -1,5 +1,5 @@
 """The smoke test of a registered version: a fresh process loads its package, as any user's does, and answers held
-examples. `python -m training.smoke_test` reads a Request and writes a Answers, both as JSON.
+examples. `python -m training.smoke_test` reads a Request and writes Answers, both as JSON.
 
 It answers from stored features, because then the texts must be the evaluation's: features of one image differ in low
 bits between batch sizes of the tower, and a tie between two tokens can flip. It encodes the pictures too, and says how
