@@ -42,7 +42,7 @@ def language_model_problem() -> LanguageModelProblem:
 def tower_problem() -> TowerProblem:
     config = TowerConfig(
         image_size_px=48,
-        stem_width=4,
+        stem_width=8,
         stage_widths=(8, 8, 8),
         stage_layers=(1, 1, 1),
         shift_px=2,

@@ -42,7 +42,7 @@ CONFIG = BaseConfig(
         schedule=SCHEDULE,
     ),
     tower=TowerConfig(
-        image_size_px=48, stem_width=4, stage_widths=(8, 8, 8), stage_layers=(1, 1, 1), shift_px=2, schedule=SCHEDULE
+        image_size_px=48, stem_width=8, stage_widths=(8, 8, 8), stage_layers=(1, 1, 1), shift_px=2, schedule=SCHEDULE
     ),
 )
 KILLED_AT = 7
