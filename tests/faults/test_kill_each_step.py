@@ -27,7 +27,7 @@ SIGNS_OF_WORK = {
 }
 """What appears in the store once a step has done something, and before it is complete."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two whole runs, and a start of the engines for each kill
 
 
 def start(var: Path) -> subprocess.Popen[str]:
