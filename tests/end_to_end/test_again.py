@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = str(REPOSITORY / "tests" / "recipes" / "tiny.yaml")
 FROSTLINE = str(Path(sys.executable).parent / "frostline")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def var(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def frostline(var: Path, *arguments: str) -> Any:
     environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var)}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run([FROSTLINE, *arguments], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run([FROSTLINE, *arguments], env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
 BIN = Path(sys.executable).parent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Stack:
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(BIN / "prefect"), "--no-prompt", *arguments],
-            env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=540,
+            env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1080,
         )  # fmt: skip
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
@@ -115,7 +115,7 @@ def test_the_cron_schedule_creates_scheduled_runs(stack: Stack) -> None:
 
 
 def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(stack: Stack) -> None:
-    run = ["deployment", "run", "retrain/scheduled", "--param", f"recipe={TINY}", "--watch", "--watch-timeout", "500"]
+    run = ["deployment", "run", "retrain/scheduled", "--param", f"recipe={TINY}", "--watch", "--watch-timeout", "1000"]
     first = stack.prefect(*run)
     assert first.returncode == 0, first.stdout + first.stderr
     with urlopen(f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models/get?name=tiny", timeout=20) as answer:

@@ -41,7 +41,7 @@ def start(var: Path) -> subprocess.Popen[str]:
 
 def finish(var: Path) -> dict[str, Any]:
     process = start(var)
-    output, errors = process.communicate(timeout=500)
+    output, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors[-3000:]
     found: dict[str, Any] = json.loads(output)
     return found
