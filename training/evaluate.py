@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             f"{', '.join(sorted(kinds_of(train_config)))}. Add such examples to the test split, or an "
             "objective for their task."
         )
-    replies, facts = _replies(questions, config, inputs, attempt, workspace)
+    replies, facts = _replies(questions, control, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}
     examples = [example for example in examples if example.example_id in asked]
     space = AnswerSpace.model_validate(inputs.train.facts["answer_space"])
@@ -176,13 +176,14 @@ def _test_examples(config: EvaluationConfig, inputs: EvaluationInputs, workspace
 
 def _replies(
     questions: Sequence[Question],
+    image_ids: Collection[str],
     config: EvaluationConfig,
     inputs: EvaluationInputs,
     attempt: Attempt,
     workspace: Workspace,
 ) -> tuple[dict[Asked, Reply], dict[str, Any]]:
     """To all that is asked, and facts about them. Asked is only what no earlier evaluation of this model holds (where
-    this one is not forced) and no earlier attempt noted."""
+    this one is not forced) and no earlier attempt noted. `image_ids` are those that `questions_of` was given."""
     asked = {one for question in questions for one in question.asked()}
     replies: dict[Asked, Reply] = {}
     if not attempt.is_forced:
@@ -217,7 +218,7 @@ def _replies(
         "options": {
             "threads": resources.threads_per_actor,
             "batch_size": resources.rows_per_batch,
-            "blind_images": blind_images({question.own.image_id for question in questions}),
+            "blind_images": blind_images(image_ids),
             "generation": config.generation.model_dump(mode="json"),
         },
     }

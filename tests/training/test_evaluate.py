@@ -1,7 +1,7 @@
 """The evaluate step: what it makes, that it makes it once, and what it does where it is stopped or lied to."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from infra.settings import ActorResources, RayResources
 from infra.workspace import Workspace
 from training import evaluate as step
 from training.answering import Answerer
-from training.asking import Asked, Reply
+from training.asking import BLIND, Asked, Reply, blind_id
 from training.generation import generate
 from training.objectives.answer_space import AnswerSpace
 from training.register import scores_of
@@ -249,3 +249,28 @@ def test_scores_with_worse_pictures_stand_beside_those_of_the_same_examples(
     assert len(asked) == len(set(asked)) == 2 * 12 and len({one.image_id for one in asked}) == 6
     page = file_of(manifest, "report.html", workspace).read_text()
     assert "When the picture is bad" in page and "Brightness:5" in page
+
+
+def test_the_mean_prefix_is_of_the_images_that_its_name_is_made_of(
+    trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image has a question of a task that was not trained, and nothing else."""
+    lonely = min(each.image_id for each in trained_world.test_examples)
+    examples = [each for each in trained_world.test_examples if each.image_id != lonely or each.task == "count"]
+    monkeypatch.setattr(step, "read_examples", lambda *_: examples)
+    told: list[list[str]] = []
+
+    def here(worker: type, arguments: Mapping[str, Any], units: Mapping[str, Any], _: object, keep: Any) -> None:
+        told.append(arguments["options"]["blind_images"])
+        raise KeyboardInterrupt
+
+    asked: set[str] = set()
+    units = step.units_of
+    monkeypatch.setattr(
+        step, "units_of", lambda every, size: asked.update(one.image_id for one in every) or units(every, size)
+    )
+    monkeypatch.setattr(step, "run_units", here)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(trained_world, workspace)
+    (blind,) = [one for one in asked if one.startswith(BLIND)]
+    assert blind == blind_id(told[0])
