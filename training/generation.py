@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from training.language_model import LanguageModel
 
 
-GENERATION_VERSION = 1
-"""Raised by hand whenever texts change for an equal configuration, and the version of `evaluate` with it: texts of
-earlier evaluations are then not reused."""
-
-
 class _StrategyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

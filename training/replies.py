@@ -12,17 +12,19 @@ from infra import log
 from infra.outputs import Manifest, OutputRequest, manifest_key, read_manifest
 from infra.workspace import Workspace
 from training.asking import Asked, Reply
-from training.generation import GENERATION_VERSION, GenerationConfig
+from training.generation import GenerationConfig
 
+REPLIES_VERSION = 2
+"""Raised by hand whenever replies change for what is asked alike, and the version of `evaluate` with it: replies of
+earlier evaluations are then not reused. It is not that version: a new metric asks nothing."""
 FACT = "generation"
-"""Of an `evaluate` output: what made its texts besides the model and the features."""
+"""Of an `evaluate` output: what made its replies besides the model and the features."""
 KIND = "replies"
 
 
 def told(config: GenerationConfig) -> dict[str, Any]:
-    """The fact's value. It has a version of its own: a new metric is a new version of the step, and generates
-    nothing."""
-    return {"version": GENERATION_VERSION, **config.model_dump(mode="json")}
+    """The fact's value."""
+    return {"version": REPLIES_VERSION, **config.model_dump(mode="json")}
 
 
 def write_replies(replies: Mapping[Asked, Reply], path: Path) -> None:
@@ -46,7 +48,7 @@ def earlier_replies(
     for evaluation in _evaluations(request, workspace):
         if not missing:
             break
-        alike = evaluation.facts.get(FACT) == told(generation)
+        alike = evaluation.facts[FACT] == told(generation)
         for one, reply in _replies(evaluation, workspace):
             if one in missing and (alike or one.kind != "text"):
                 found[one] = reply
@@ -55,12 +57,12 @@ def earlier_replies(
 
 
 def _evaluations(request: OutputRequest, workspace: Workspace) -> Iterator[Manifest]:
-    """Of the same model and features, newest first."""
+    """Of the same model and features, asked as today, newest first."""
     for entry in reversed(log.entries(workspace.store, request.step, request.inputs["model_digest"])):
         evaluation = read_manifest(workspace.store, manifest_key(request.step, entry["fingerprint"]))
-        if evaluation is not None and all(
-            evaluation.inputs[name] == request.inputs[name] for name in ("model_digest", "encoder_key")
-        ):
+        if evaluation is None or evaluation.facts.get(FACT, {}).get("version") != REPLIES_VERSION:
+            continue
+        if all(evaluation.inputs[name] == request.inputs[name] for name in ("model_digest", "encoder_key")):
             yield evaluation
 
 

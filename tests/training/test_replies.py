@@ -131,12 +131,12 @@ def test_another_model_or_other_features_reuse_nothing(
     assert replies_of(evaluated(other, workspace)[0]) == {"asked": 42, "reused": 0}
 
 
-def test_texts_of_an_earlier_version_of_generation_are_not_reused(
+def test_replies_of_an_earlier_version_are_not_reused(
     answered: list[list[Asked]], trained_world: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated(trained_world, workspace, FEW)
-    monkeypatch.setattr("training.replies.GENERATION_VERSION", 99)
-    assert replies_of(evaluated(trained_world, workspace)[0])["reused"] == 2 * FIRST, "likelihoods of targets"
+    monkeypatch.setattr("training.replies.REPLIES_VERSION", 99)
+    assert replies_of(evaluated(trained_world, workspace)[0])["reused"] == 0
 
 
 def test_a_forced_evaluation_asks_everything_anew_also_after_a_stop(
