@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from data_prep.features import FeatureStore
 from infra.errors import ConfigError
+from training.asking import kinds_of
 from training.compatibility import num_alike
 from training.config import TrainConfig
 from training.data import PrefixBatcher, Ranks
@@ -63,7 +64,7 @@ def prefix_material(job: TrainJob, features: FeatureStore, examples: Examples, r
 def _messages(language: LanguageModel, config: TrainConfig) -> tuple[str, ...]:
     told = [] if language.shares_prefix else [NOT_SHARED.format(language.folder)]
     alike = num_alike(language.model, language.eos_id)
-    if alike and config.regime.kind != "full" and config.objectives.prompts:
+    if alike and config.regime.kind != "full" and "text" in kinds_of(config).values():
         end = language.tokenizer.convert_ids_to_tokens(language.eos_id)
         told.append(NEVER_ENDS.format(language.folder, alike, end))
     return tuple(told)

@@ -71,12 +71,3 @@ class ObjectivesConfig(BaseModel):
     def names(self) -> tuple[str, ...]:
         """In the order of O everywhere."""
         return tuple(sorted(name for name in type(self).model_fields if getattr(self, name) is not None))
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        """Text before what is generated, by task: the tasks that this model can be asked for text."""
-        asked = [("caption", self.caption), ("vqa", self.vqa)]
-        found = {task: config.prompt for task, config in asked if config is not None}
-        if self.classify is not None and self.classify.by == "text":
-            found["classify"] = self.classify.prompt
-        return found
