@@ -16,7 +16,7 @@ RIGHT = {"vqa": "vqa_accuracy", "classify": "accuracy"}
 
 def confidence_of(task: str, reply: Reply) -> float | None:
     """The probability of the answer under the model; of numbers there is none."""
-    return None if task == "regress" else math.exp(min(0.0, reply.log_likelihood))
+    return None if task == "regress" else _probability(reply)
 
 
 def calibrations(
@@ -27,7 +27,7 @@ def calibrations(
     for task, name in RIGHT.items():
         answered = [example.example_id for example in examples if example.task == task]
         if answered:
-            confidences = [math.exp(min(0.0, replies[one].log_likelihood)) for one in answered]
+            confidences = [_probability(replies[one]) for one in answered]
             made = calibration(confidences, [scores[one][name] for one in answered])
             bins = [Bin(**vars(each)) for each in made.bins]
             found[task] = CalibrationPlot(error=made.error, bins=bins)
@@ -47,6 +47,10 @@ def add_likelihoods(questions: Sequence[Question], replies: Mapping[Asked, Reply
         return {}
     mean = math.fsum(reply.log_likelihood for reply in told) / num_tokens
     return {"perplexity": math.exp(min(-mean, 700.0))}
+
+
+def _probability(reply: Reply) -> float:
+    return math.exp(min(0.0, reply.log_likelihood))  # rounding can leave it above zero
 
 
 def _per_token(reply: Reply) -> float:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from data_prep.dataset import Example
 from training.asking import Asked, Question, Reply
+from training.confidence_scores import add_likelihoods
 from training.finding import add_retrieval
 from training.objectives.answer_space import AnswerSpace
 from training.report import Robustness
@@ -28,6 +30,28 @@ def scored(
     metrics, scores = score(examples, {one.example_id: replies[shown(one)] for one in questions}, space)
     metrics |= add_retrieval(questions, replies, shown, scores)
     return Scored(metrics | means(examples, scores), scores)
+
+
+class AllScored(NamedTuple):
+    """Of the same examples."""
+
+    own: Scored
+    swapped: Scored
+    blind: Scored
+
+
+def all_scored(
+    examples: Sequence[Example], questions: Sequence[Question], replies: Mapping[Asked, Reply], space: AnswerSpace
+) -> AllScored:
+    """With their images, with swapped ones and with the mean prefix; likelihoods count for the first only."""
+
+    def by(shown: Callable[[Question], Asked]) -> Scored:
+        return scored(examples, questions, replies, shown, space)
+
+    found = AllScored(by(lambda one: one.own), by(lambda one: one.control), by(lambda one: one.blind))
+    likelihoods = add_likelihoods(questions, replies, found.own.scores)
+    found.own.metrics.update(likelihoods | means(examples, found.own.scores))
+    return found
 
 
 def robustness(

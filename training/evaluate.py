@@ -29,16 +29,16 @@ from training.asking import (
     swapped,
     units_of,
 )
-from training.confidence_scores import add_likelihoods, calibrations, confidence_of
+from training.confidence_scores import calibrations, confidence_of
 from training.config import TrainConfig
-from training.controls import robustness, scored
+from training.controls import AllScored, all_scored, robustness
 from training.evaluation_config import EvaluationConfig
 from training.gallery import gallery
 from training.objectives.answer_space import AnswerSpace
 from training.replies import FACT, KIND, earlier_replies, told, write_replies
 from training.report import REPORT_SCHEMA_VERSION, Report, report_json
 from training.report_page import GalleryItem, render_report
-from training.scoring import Scores, by_label, intervals, means, slice_values, slices
+from training.scoring import by_label, intervals, slice_values, slices
 
 STEP = "evaluate"
 VERSION = 3
@@ -92,11 +92,8 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
     asked = {question.example_id for question in questions}
     examples = [example for example in examples if example.example_id in asked]
     space = AnswerSpace.model_validate(inputs.train.facts["answer_space"])
-    own, swap, blind = (
-        scored(examples, questions, replies, shown, space)
-        for shown in (lambda one: one.own, lambda one: one.control, lambda one: one.blind)
-    )
-    own.metrics.update(add_likelihoods(questions, replies, own.scores) | means(examples, own.scores))
+    found = all_scored(examples, questions, replies, space)
+    own, swap, blind = found
     names = [each.name for each in config.corruptions]
     own_replies = {question.example_id: replies[question.own] for question in questions}
     classes, confusion = by_label(examples, own_replies, space)
@@ -118,7 +115,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
         curves=_curves(inputs.train, workspace),
         provenance=_provenance(inputs, attempt.request),
     )
-    rows = _prediction_rows(examples, questions, replies, (own.scores, swap.scores, blind.scores))
+    rows = _prediction_rows(examples, questions, replies, found)
     items = gallery(examples, rows, own.scores, inputs.dataset, workspace.cache, config)
     parts = _parts(report, items, rows, replies, attempt)
     predictions = next(part for part in parts if part.kind == "predictions")
@@ -129,15 +126,19 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             "model_digest": inputs.train.identity["model_digest"],
         },
         counts={"rows_out": len(rows)},
-        facts={
-            "metrics": own.metrics,
-            "control": swap.metrics,
-            "blind": blind.metrics,
-            "robustness": {name: found.metrics for name, found in report.robustness.items()},
-            "intervals": {name: [found.low, found.high] for name, found in report.intervals.items()},
-            **facts,
-        },
+        facts=_facts(report) | facts,
     )
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    """What is told without opening the report."""
+    return {
+        "metrics": report.metrics,
+        "control": report.control,
+        "blind": report.blind,
+        "robustness": {name: found.metrics for name, found in report.robustness.items()},
+        "intervals": {name: [found.low, found.high] for name, found in report.intervals.items()},
+    }
 
 
 def _parts(
@@ -252,9 +253,9 @@ def _prediction_rows(
     examples: Sequence[Example],
     questions: Sequence[Question],
     replies: Mapping[Asked, Reply],
-    scores: tuple[Scores, Scores, Scores],
+    found: AllScored,
 ) -> list[dict[str, Any]]:
-    own, swap, blind = scores
+    own, swap, blind = (each.scores for each in found)
     asked = {question.example_id: question for question in questions}
 
     def row(example: Example) -> dict[str, Any]:
