@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,13 @@ from data_prep.ingest_config import IngestConfig, SplitFractions
 from data_prep.sources import PATH_FIELDS
 from flows.opened import open_workspace
 from flows.recipe import absolute_paths
-from flows.summary import RunSummary, report_path, step_result, summarise
+from flows.summary import RunSummary, StepResult, report_path, step_result, summarise
 from flows.terminal import Bars, metrics_table, steps_table
 from infra import ray
 from infra.errors import ConfigError
 from infra.logs import engines_to, new_log_file
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, ensure_output
+from infra.settings import Settings
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
 from infra.yaml_config import parse, read_yaml, set_values
@@ -30,8 +32,7 @@ def evaluate_command(
     """Every row without a split of its own is a test row."""
     ingest = ingest_config(sources)
     config = parse(EvaluationConfig, set_values({}, assignments), where="--set")
-    log = new_log_file(open_workspace(profile, Bars(Console(quiet=True)), store, writable=False).settings.logs)
-    with engines_to(log) as (output, error):
+    with engines_to(new_log_file(Settings().logs)) as (output, error):
         bars = Bars(Console(file=error))
         workspace = open_workspace(profile, bars, store)
         with bars.shown():
@@ -79,27 +80,25 @@ def evaluate_on(
     version = registry.resolve(model_uri)
     candidate = read_candidate(ModelPlace(workspace.store, registry, version.name), version)
     name = f"{version.name}.evaluate"  # not a recipe's own log, which `plan` compares with
-    started = time.monotonic()
     request = ingest_request(ingest, name, workspace.store)
-    dataset, reused = _ensured(request, lambda attempt: ingest_rows(ingest, attempt, workspace), workspace)
-    steps = [Made(dataset, reused, started)]
-    steps += evaluate_version(version, candidate.train, dataset, config, name, workspace)
-    results = [step_result(step.manifest, step.reused, step.started, workspace) for step in steps]
+    dataset = _ensured(request, lambda attempt: ingest_rows(ingest, attempt, workspace), workspace)
+    steps = [dataset, *evaluate_version(version, candidate.train, dataset.manifest, config, name, workspace)]
     outputs = {step.manifest.step: step.manifest for step in steps}
-    return summarise(results, outputs, workspace), outputs["evaluate"]
+    return summarise([step.result for step in steps], outputs, workspace), outputs["evaluate"]
 
 
 class Made(NamedTuple):
+    """An output, and what the table says of it."""
+
     manifest: Manifest
-    reused: bool
-    started: float
-    """On the monotonic clock."""
+    result: StepResult
 
 
 def evaluate_version(
     version: ModelVersion, train: Manifest, dataset: Manifest, config: EvaluationConfig, name: str, workspace: Workspace
 ) -> list[Made]:
-    """`featurize` and `evaluate`, through the version's own tower and language model; `train` is its training."""
+    """`featurize` and `evaluate`, through the version's own tower and language model; `train` is its training. Ray
+    starts when one of them has to be made."""
     from data_prep.featurize import featurize, featurize_request
     from data_prep.pins import verified_folder
     from training.evaluate import EvaluationInputs, evaluate, evaluate_request
@@ -109,21 +108,24 @@ def evaluate_version(
     registry = Registry(workspace.settings.mlflow)
     card = read_package(fetch_package(registry, version, workspace.cache.folder)).card
     lm_folder = verified_folder(card.language_model, workspace.cache.folder, workspace.store)
-    with ray.connected(workspace.profile.ray, workspace.settings.logs):
-        started = time.monotonic()
+    with ExitStack() as engines:
+
+        def ensured(request: OutputRequest, produce: Callable[[Attempt], Draft]) -> Made:
+            if not workspace.store.exists(request.manifest_key):
+                engines.enter_context(ray.connected(workspace.profile.ray, workspace.settings.logs))
+            return _ensured(request, produce, workspace)
+
         wanted = featurize_request(card.features, name, dataset, card.vision_tower.digest)
-        features, reused = _ensured(
-            wanted, lambda attempt: featurize(card.features, dataset, card.vision_tower, attempt, workspace), workspace
+        features = ensured(
+            wanted, lambda attempt: featurize(card.features, dataset, card.vision_tower, attempt, workspace)
         )
-        made = [Made(features, reused, started)]
-        started = time.monotonic()
-        inputs = EvaluationInputs(version.name, train, dataset, features, card.vision_tower, lm_folder)
-        asked = evaluate_request(config, name, train, dataset, features)
-        evaluation, reused = _ensured(asked, lambda attempt: evaluate(config, inputs, attempt, workspace), workspace)
-    return [*made, Made(evaluation, reused, started)]
+        inputs = EvaluationInputs(version.name, train, dataset, features.manifest, card.vision_tower, lm_folder)
+        asked = evaluate_request(config, name, train, dataset, features.manifest)
+        return [features, ensured(asked, lambda attempt: evaluate(config, inputs, attempt, workspace))]
 
 
-def _ensured(
-    request: OutputRequest, produce: Callable[[Attempt], Draft], workspace: Workspace
-) -> tuple[Manifest, bool]:
-    return ensure_output(workspace.store, request, produce, workspace.profile.model_dump(mode="json"))
+def _ensured(request: OutputRequest, produce: Callable[[Attempt], Draft], workspace: Workspace) -> Made:
+    started = time.monotonic()
+    resources = workspace.profile.model_dump(mode="json")
+    manifest, reused = ensure_output(workspace.store, request, produce, resources)
+    return Made(manifest, step_result(manifest, reused, started, workspace))
