@@ -56,9 +56,8 @@ def _untold(store: Store, model_name: str, channel: Channel) -> Iterator[LedgerE
     told = next((n for n in range(len(entries), -1, -1) if store.exists(_mark(model_name, channel.name, n))), None)
     if told is None and entries:
         told = len(entries) - 1
-        store.create(
-            _mark(model_name, channel.name, told), b""
-        )  # so that the newest is not lost where it does not arrive
+        # Noted first, so that the newest is not lost where it does not arrive.
+        store.create(_mark(model_name, channel.name, told), b"")
     yield from entries[told:]
 
 

@@ -62,7 +62,8 @@ class TowerConfig(BaseModel):
     image_size_px: int = Field(gt=0)
     """Side of the pictures. The stem and each stage halve it; one patch per cell of the 3 x 3 canvas must remain."""
     stem_width: int = Field(ge=8)
-    """With 4, torch 2.13 writes outside its buffers in the backward of a convolution, on CPUs without AVX-512."""
+    """With 4, torch 2.13 (its oneDNN) wrote outside its buffers in the backward of a convolution, on an AMD EPYC that
+    has AVX2 and no AVX-512."""
     stage_widths: tuple[int, ...] = Field(min_length=1)
     """The last is the vision width V."""
     stage_layers: tuple[int, ...] = Field(min_length=1)
