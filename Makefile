@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-run: setup ## Train, evaluate and register the quickstart model, end to end (5 minutes on 2 cores; a second when done already)
+run: setup ## Train, evaluate and register the quickstart model, end to end (4 to 12 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
 test: setup ## Fast tests first, then the engines, faults and deployments (about half an hour on 2 cores)
