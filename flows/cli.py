@@ -137,7 +137,7 @@ def evaluate(
 
     Examples:
 
-      frostline evaluate models:/quickstart@champion --source '{kind: jsonl, path: rows.jsonl}'
+      frostline evaluate models:/quickstart@champion --source '{kind: jsonl, path: rows.jsonl, images: photos}'
 
       frostline evaluate models:/quickstart/3 --source holiday_photos.yaml --set max_test_images=500 --json
     """

@@ -61,7 +61,7 @@ def _source(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(
             f"--source {text!r}: found {type(found).__name__}; expected a mapping as in a recipe, such as "
-            "'{kind: jsonl, path: rows.jsonl}', or the path of a .yaml file with one."
+            "'{kind: jsonl, path: rows.jsonl, images: photos}', or the path of a .yaml file with one."
         )
     folder = path.absolute().parent if path.suffix in (".yaml", ".yml") else Path.cwd()
     made_absolute: dict[str, Any] = absolute_paths(found, PATH_FIELDS, folder)

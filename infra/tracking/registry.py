@@ -147,8 +147,11 @@ class Registry:
             )
         aliases = self.aliases(name)
         if at and alias not in aliases:
-            told = ", ".join(aliases) or "no alias"
-            raise ConfigError(f"{model_uri}: the alias {alias!r} was not found; expected one that is set: {told}.")
+            told = ", ".join(aliases) or f"none is, under the name {name!r}"
+            raise ConfigError(
+                f"{model_uri}: the alias {alias!r} was not found; expected one that is set: {told}. "
+                "`frostline status` lists them."
+            )
         wanted = aliases[alias] if at else number
         known = self.versions(name)
         found = next((version for version in known if version.version == wanted), None)
