@@ -168,7 +168,7 @@ def predictions_schema() -> pa.Schema:
     )
 
 
-def replies_schema() -> pa.Schema:
+def replies_schema(few_shot: bool) -> pa.Schema:
     """What was asked, and the reply: a row each."""
     import pyarrow as pa
 
@@ -179,6 +179,7 @@ def replies_schema() -> pa.Schema:
             ("kind", pa.string()),
             ("target", pa.string()),
             ("corruption", pa.string()),
+            *([("shots", pa.string())] if few_shot else []),  # digest of what was shown before
             ("text", pa.string()),
             ("log_likelihood", pa.float64()),
             ("num_tokens", pa.int64()),

@@ -168,7 +168,7 @@ def _show_comparison(console: Console, found: Comparison) -> None:
     if found.scored_alike:
         _say(console, f"\non the same test rows ({a.test_digest[:12]}…), scored alike")
     else:
-        rows = "other test rows" if a.test_digest != b.test_digest else "the same test rows, but configured otherwise"
+        rows = "other test rows" if a.test_digest != b.test_digest else "the same test rows, but asked otherwise"
         _say(
             console, f"\nNot comparable: they were evaluated on {rows}. Run both recipes on one dataset, then compare."
         )

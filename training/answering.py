@@ -19,11 +19,13 @@ from infra.store import open_store
 from training.asking import BLIND, NO_IMAGE, Asked, Reply
 from training.generation import GenerationConfig
 from training.replying import replies_to
+from training.shots import Shot
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from data_prep.tower import Tower
+    from training.few_shot import ShownBefore
     from training.head_outputs import HeadReader
 
 IMAGES_PER_MEAN_BATCH = 64
@@ -63,6 +65,7 @@ class Answerer:
         self.cache, self.tower_pin = cache, Pin.model_validate(vision_tower)
         self.batch_size = options["batch_size"]
         self.blind_images: Sequence[str] = options["blind_images"]
+        self.shots = {digest: tuple(Shot(*one) for one in shots) for digest, shots in options["shots"].items()}
         self.generation = GenerationConfig.model_validate(options["generation"])
 
     def run(self, unit: Sequence[Asked]) -> list[Reply]:
@@ -73,7 +76,7 @@ class Answerer:
             reader = self.blind_reader if blind else self.reader
             for start in range(0, len(asked), self.batch_size):
                 batch = asked[start : start + self.batch_size]
-                replies += replies_to(reader, self._patches(batch), batch, self.generation)
+                replies += replies_to(reader, self._patches(batch), batch, self.generation, self._shown(batch))
         return replies
 
     @cached_property
@@ -102,6 +105,16 @@ class Answerer:
         if asked[0].corruption:
             return self._patches_of_worse(image_ids, Corruption.named(asked[0].corruption))
         return self.features.gather(image_ids)
+
+    def _shown(self, asked: Sequence[Asked]) -> ShownBefore | None:
+        """By the model that looks, whoever answers: shots stay as they are where an image is left out."""
+        from training.few_shot import EncodedShots, shown_before
+
+        if not asked[0].shots:
+            return None
+        told = [self.shots[one.shots] for one in asked]
+        encoded = [EncodedShots(shots, self.features.gather([shot.image_id for shot in shots])) for shots in told]
+        return shown_before(self.reader.model, self.reader.language, encoded)
 
     def _patches_of_worse(self, image_ids: Sequence[str], corruption: Corruption) -> Any:
         from data_prep.dataset import images_by_id

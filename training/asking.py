@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from data_prep.corruptions import Corruption
@@ -37,6 +38,8 @@ class Asked(NamedTuple):
     """Of `likelihood`."""
     corruption: str = ""
     """How the picture is made worse before the tower sees it; empty where its stored features are taken."""
+    shots: str = ""
+    """Digest of the train examples that are shown before it, in their order; empty where none are."""
 
 
 class Reply(NamedTuple):
@@ -159,9 +162,14 @@ def prompt_of(config: TrainConfig, task: str, prompt: str) -> str:
 
 
 def questions_of(
-    examples: Sequence[Example], config: TrainConfig, control: Mapping[str, str], worse: Worse | None = None
+    examples: Sequence[Example],
+    config: TrainConfig,
+    control: Mapping[str, str],
+    worse: Worse | None = None,
+    shots: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> list[Question]:
-    """Of the examples whose task was trained."""
+    """Of the examples whose task was trained. `shots` are digests by image and task, and stay where an example's image
+    is swapped, left out or made worse."""
     kinds = kinds_of(config)
     blind = blind_id(control)
     captions = {e.image_id: e.targets[0] for e in reversed(examples) if e.task == "caption" and e.targets}
@@ -171,7 +179,8 @@ def questions_of(
         if example.task not in kinds:
             continue
         kind, other = kinds[example.task], control[example.image_id]
-        own = Asked(example.image_id, prompt_of(config, example.task, example.prompt), kind)
+        shown = shots.get((example.image_id, example.task), "")
+        own = Asked(example.image_id, prompt_of(config, example.task, example.prompt), kind, shots=shown)
         target = own._replace(kind="likelihood", target=example.targets[0]) if _has_text(kind, example) else None
         found_by = example.targets if finds and example.task == "caption" else ()
         found = Question(

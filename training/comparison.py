@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 
 from infra import log
@@ -11,6 +9,7 @@ from infra.errors import ConfigError
 from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.tracking import DIGEST_TAG, ModelVersion
 from training.candidate import ModelPlace
+from training.evaluation_config import yardstick
 from training.promoting import version_named
 
 EVALUATION = "evaluate"
@@ -48,7 +47,7 @@ def compare(place: ModelPlace, a: str, b: str) -> Comparison:
     Raises ConfigError where a version was never evaluated in this store."""
     versions = version_named(place, a), version_named(place, b)
     of_a, of_b = (_evaluations(place, version) for version in versions)
-    alike = next(((x, y) for x in of_a for y in of_b if _yardstick(x) == _yardstick(y)), None)
+    alike = next(((x, y) for x in of_a for y in of_b if yardstick(x) == yardstick(y)), None)
     chosen = alike or (of_a[0], of_b[0])
     scored = [_scored(version, found) for version, found in zip(versions, chosen, strict=True)]
     shared = sorted(scored[0].metrics.keys() & scored[1].metrics.keys()) if alike else []
@@ -73,10 +72,6 @@ def _evaluations(place: ModelPlace, version: ModelVersion) -> list[Manifest]:
             "`--until evaluate` on this store, or name the store that it was evaluated in with --store."
         )
     return found
-
-
-def _yardstick(evaluation: Manifest) -> tuple[Any, ...]:
-    return evaluation.inputs["test_digest"], evaluation.step_version, evaluation.config
 
 
 def _scored(version: ModelVersion, evaluation: Manifest) -> ScoredVersion:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,21 @@ from training.asking import (
     blind_images,
     kinds_of,
     questions_of,
-    references_of,
     swapped,
     units_of,
 )
-from training.confidence_scores import calibrations, confidence_of
+from training.confidence_scores import calibrations
 from training.config import TrainConfig
-from training.controls import AllScored, all_scored, robustness
+from training.controls import all_scored, robustness
 from training.evaluation_config import EvaluationConfig
 from training.gallery import gallery
 from training.objectives.answer_space import AnswerSpace
+from training.predictions import prediction_rows, write_predictions
 from training.replies import FACT, KIND, earlier_replies, told, write_replies
 from training.report import REPORT_SCHEMA_VERSION, Report, report_json
 from training.report_page import GalleryItem, render_report
-from training.scoring import by_label, intervals, slice_values, slices
+from training.scoring import by_label, intervals, slices
+from training.shots import FewShot, few_shot_of
 
 STEP = "evaluate"
 VERSION = 3
@@ -65,6 +66,8 @@ def evaluate_request(
         "test_digest": dataset.identity["test_digest"],
         "encoder_key": features.identity["encoder_key"],
     }
+    if config.few_shot is not None:
+        inputs["dataset_digest"] = dataset.identity["dataset_digest"]  # shots are of its train split
     return OutputRequest(
         STEP, VERSION, name, config.model_dump(mode="json"), inputs, also_logged_as=inputs["model_digest"]
     )
@@ -79,16 +82,8 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
             "Compare images and texts with training.lit.zero_shot."
         )
     examples = _test_examples(config, inputs, workspace)
-    control = swapped([example.image_id for example in examples], config.control_seed)
-    worse = Worse(frozenset(sorted(control)[: config.max_corrupted_images]), config.corruptions)
-    questions = questions_of(examples, train_config, control, worse)
-    if not questions:
-        raise DataError(
-            f"the test split has {len(examples)} examples and none of a task that was trained; expected "
-            f"{', '.join(sorted(kinds_of(train_config)))}. Add such examples to the test split, or an "
-            "objective for their task."
-        )
-    replies, facts = _replies(questions, control, config, inputs, attempt, workspace)
+    questions, options = _questions(examples, train_config, config, inputs, workspace)
+    replies, facts = _replies(questions, options, config, inputs, attempt, workspace)
     asked = {question.example_id for question in questions}
     examples = [example for example in examples if example.example_id in asked]
     space = AnswerSpace.model_validate(inputs.train.facts["answer_space"])
@@ -113,9 +108,9 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
         num_examples=dict(sorted(Counter(example.task for example in examples).items())),
         dataset=inputs.dataset.facts["statistics"],
         curves=_curves(inputs.train, workspace),
-        provenance=_provenance(inputs, attempt.request),
+        provenance=_provenance(inputs, attempt.request, config),
     )
-    rows = _prediction_rows(examples, questions, replies, found)
+    rows = prediction_rows(examples, questions, replies, found)
     items = gallery(examples, rows, own.scores, inputs.dataset, workspace.cache, config)
     parts = _parts(report, items, rows, replies, attempt)
     predictions = next(part for part in parts if part.kind == "predictions")
@@ -128,6 +123,35 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
         counts={"rows_out": len(rows)},
         facts=_facts(report) | facts,
     )
+
+
+def _questions(
+    examples: Sequence[Example],
+    train_config: TrainConfig,
+    config: EvaluationConfig,
+    inputs: EvaluationInputs,
+    workspace: Workspace,
+) -> tuple[list[Question], dict[str, Any]]:
+    """About the examples whose task was trained; and what stands behind the ids in them, for who answers."""
+    control = swapped([example.image_id for example in examples], config.control_seed)
+    worse = Worse(frozenset(sorted(control)[: config.max_corrupted_images]), config.corruptions)
+    few_shot = FewShot()
+    if config.few_shot is not None:
+        shown = read_examples(inputs.dataset, workspace.cache, ["train"])
+        few_shot = few_shot_of(config.few_shot, [(one.image_id, one.task) for one in examples], shown, train_config)
+    questions = questions_of(examples, train_config, control, worse, few_shot.digests)
+    if not questions:
+        raise DataError(
+            f"the test split has {len(examples)} examples and none of a task that was trained; expected "
+            f"{', '.join(sorted(kinds_of(train_config)))}. Add such examples to the test split, or an "
+            "objective for their task."
+        )
+    if few_shot.shots:
+        from training.few_shot import check_positions
+
+        asked = {one for question in questions for one in question.asked() if one.shots}
+        check_positions(asked, few_shot.shots, train_config, inputs.language_model_folder, config.max_new_tokens)
+    return questions, {"blind_images": blind_images(control), "shots": few_shot.shots}
 
 
 def _facts(report: Report) -> dict[str, Any]:
@@ -151,7 +175,7 @@ def _parts(
     with scratch_folder("evaluate") as folder:
         (folder / "report.json").write_text(report_json(report))
         (folder / "report.html").write_text(render_report(report, items))
-        _write_predictions(rows, folder / "predictions.parquet")
+        write_predictions(rows, folder / "predictions.parquet")
         write_replies(replies, folder / "replies.parquet")
         files = [
             ("report.json", "report", 0),
@@ -177,14 +201,14 @@ def _test_examples(config: EvaluationConfig, inputs: EvaluationInputs, workspace
 
 def _replies(
     questions: Sequence[Question],
-    image_ids: Collection[str],
+    options: Mapping[str, Any],
     config: EvaluationConfig,
     inputs: EvaluationInputs,
     attempt: Attempt,
     workspace: Workspace,
 ) -> tuple[dict[Asked, Reply], dict[str, Any]]:
     """To all that is asked, and facts about them. Asked is only what no earlier evaluation of this model holds (where
-    this one is not forced) and no earlier attempt noted. `image_ids` are those that `questions_of` was given."""
+    this one is not forced) and no earlier attempt noted. `options` say what stands behind ids of what is asked."""
     asked = {one for question in questions for one in question.asked()}
     replies: dict[Asked, Reply] = {}
     if not attempt.is_forced:
@@ -219,7 +243,7 @@ def _replies(
         "options": {
             "threads": resources.threads_per_actor,
             "batch_size": resources.rows_per_batch,
-            "blind_images": blind_images(image_ids),
+            **options,
             "generation": config.generation.model_dump(mode="json"),
         },
     }
@@ -237,53 +261,14 @@ def _curves(train: Manifest, workspace: Workspace) -> dict[str, Any]:
     return {**found, "val_loss": validation} if validation else found
 
 
-def _provenance(inputs: EvaluationInputs, request: OutputRequest) -> dict[str, str]:
+def _provenance(inputs: EvaluationInputs, request: OutputRequest, config: EvaluationConfig) -> dict[str, str]:
     versions = {f"{package} version": number for package, number in package_versions().items()}
     return {
         "evaluation fingerprint": request.fingerprint,
         "training fingerprint": inputs.train.fingerprint,
         "dataset fingerprint": inputs.dataset.fingerprint,
         **{name.replace("_", " "): digest for name, digest in {**inputs.train.inputs, **request.inputs}.items()},
+        **({"shots before each question": str(config.few_shot.examples)} if config.few_shot else {}),
         "git commit": git_commit(),
         **versions,
     }
-
-
-def _prediction_rows(
-    examples: Sequence[Example],
-    questions: Sequence[Question],
-    replies: Mapping[Asked, Reply],
-    found: AllScored,
-) -> list[dict[str, Any]]:
-    own, swap, blind = (each.scores for each in found)
-    asked = {question.example_id: question for question in questions}
-
-    def row(example: Example) -> dict[str, Any]:
-        question = asked[example.example_id]
-        return {
-            "example_id": example.example_id,
-            "image_id": example.image_id,
-            "task": example.task,
-            "prompt": example.prompt,
-            "references": references_of(example),
-            "prediction": replies[question.own].said,
-            "confidence": confidence_of(example.task, replies[question.own]),
-            "control_prediction": replies[question.control].said,
-            "control_image_id": question.control_image_id,
-            "blind_prediction": replies[question.blind].said,
-            "scores": sorted(own[example.example_id].items()),
-            "control_scores": sorted(swap[example.example_id].items()),
-            "blind_scores": sorted(blind[example.example_id].items()),
-            "slices": sorted(slice_values(example).items()),
-        }
-
-    return [row(example) for example in examples]
-
-
-def _write_predictions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from data_prep.schemas import predictions_schema
-
-    pq.write_table(pa.Table.from_pylist(list(rows), predictions_schema()), path, compression="zstd")

@@ -1,7 +1,8 @@
 """Texts of a prefix model, shared by evaluation and serving: greedy, by beam search, or drawn.
 
-A row is [pad][shared][prompt], where soft prompt, lead and prefix are what is shared: padding on the left, hidden by
-the mask and not counted by the positions, so that the text does not depend on which prompts share a batch.
+A row is [pad][shared][prompt], where soft prompt, lead and prefix are what is shared, with shots before the prefix in a
+few-shot evaluation: padding on the left, hidden by the mask and not counted by the positions, so that the text does not
+depend on which prompts share a batch.
 
 Shapes: B rows, P patches, V vision width, S shared positions, D LM width, T tokens of the longest row, W vocabulary,
 N new tokens at most.
@@ -19,8 +20,10 @@ from infra.digests import digest_json
 from training.asking import Asked, Reply
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+    from training.few_shot import ShownBefore
     from training.language_model import LanguageModel
 
 
@@ -90,6 +93,7 @@ def generate_scored(
     patches_BPV: Tensor,
     asked: Sequence[Asked],
     config: GenerationConfig,
+    shown: ShownBefore | None = None,
 ) -> list[Reply]:
     """The texts, each with its log-likelihood under the model: at temperature 1, whatever it was chosen by."""
     import torch
@@ -98,11 +102,10 @@ def generate_scored(
         raise ValueError(f"found {len(asked)} prompts for {len(patches_BPV)} images; expected one per image")
     if not asked:
         return []
-    # As in training: between bf16 matrices, trained parameters are fp32.
-    autocast = torch.autocast(patches_BPV.device.type, torch.bfloat16, enabled=language.model.dtype == torch.bfloat16)
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), mixed_precision(language):
         shared_BSD = model.shared_inputs(patches_BPV.float())
-        inputs_BTD, mask_BT = _rows(language, shared_BSD, language.encode([one.prompt for one in asked]))
+        before = list(shared_BSD) if shown is None else shown.put_into(shared_BSD)
+        inputs_BTD, mask_BT = left_padded(language, before, language.encode([one.prompt for one in asked]))
         length = inputs_BTD.shape[1] + config.max_new_tokens
         language.check_length(length, "the longest prompt and its answer")
         if isinstance(config.strategy, Beam):
@@ -114,20 +117,30 @@ def generate_scored(
     return [Reply(str(text).strip(), value) for text, value in zip(texts, log_likelihoods, strict=True)]
 
 
-def _rows(language: LanguageModel, shared_BSD: Tensor, prompt_ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Embedded, left-padded rows, and a mask that is 1 where a row has begun."""
+def mixed_precision(language: LanguageModel) -> torch.autocast:
+    """As in training: between bf16 matrices, trained parameters are fp32."""
     import torch
 
-    embed, device = language.model.get_input_embeddings(), shared_BSD.device
-    num_before = shared_BSD.shape[1]
-    num_tokens = num_before + max(len(ids) for ids in prompt_ids)
-    inputs_BTD = shared_BSD.new_zeros(len(shared_BSD), num_tokens, shared_BSD.shape[2])
-    mask_BT = torch.zeros(len(shared_BSD), num_tokens, dtype=torch.long, device=device)
-    for row, ids in enumerate(prompt_ids):
-        prompt_TD = embed(torch.tensor(ids, dtype=torch.long, device=device)).to(shared_BSD.dtype)
-        begin = num_tokens - num_before - len(ids)
-        inputs_BTD[row, begin:] = torch.cat([shared_BSD[row], prompt_TD])
-        mask_BT[row, begin:] = 1
+    model = language.model
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16)
+
+
+def left_padded(
+    language: LanguageModel, before: Sequence[Tensor], text_ids: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Embedded, left-padded rows of what stands before each text, [*, D], and the text; and a mask that is 1 where a
+    row has begun."""
+    import torch
+
+    embed, first = language.model.get_input_embeddings(), before[0]
+    lengths = [len(row) + len(ids) for row, ids in zip(before, text_ids, strict=True)]
+    num_tokens = max(lengths)
+    inputs_BTD = first.new_zeros(len(before), num_tokens, first.shape[1])
+    mask_BT = torch.zeros(len(before), num_tokens, dtype=torch.long, device=first.device)
+    for row, (length, ids) in enumerate(zip(lengths, text_ids, strict=True)):
+        text_TD = embed(torch.tensor(ids, dtype=torch.long, device=first.device)).to(first.dtype)
+        inputs_BTD[row, num_tokens - length :] = torch.cat([before[row], text_TD])
+        mask_BT[row, num_tokens - length :] = 1
     return inputs_BTD, mask_BT
 
 

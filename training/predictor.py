@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from data_prep.tower import Tower
+    from training.few_shot import EncodedShots
     from training.head_outputs import HeadReader
 
 MAX_BATCH_ROWS = 64
@@ -102,11 +103,16 @@ class Predictor:
         return out
 
     def answer_encoded(
-        self, patches_BPV: NDArray[np.float16], tasks: Sequence[str], prompts: Sequence[str], image_ids: Sequence[str]
+        self,
+        patches_BPV: NDArray[np.float16],
+        tasks: Sequence[str],
+        prompts: Sequence[str],
+        image_ids: Sequence[str],
+        shots: Sequence[EncodedShots] | None = None,
     ) -> list[str]:
-        """The same from features, all in one batch."""
+        """The same from features, all in one batch; with `shots` before each row that is answered by text."""
         asked = [self._asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)]
-        return self._said(patches_BPV, asked)
+        return self._said(patches_BPV, asked, shots)
 
     def task_of(self, prompt: str) -> str:
         """What an image with this prompt is asked for, where nobody says: a prompt asks a question, none a caption; of
@@ -114,12 +120,17 @@ class Predictor:
         wanted = "vqa" if prompt else "caption"
         return wanted if wanted in self._kinds or len(self._kinds) > 1 else next(iter(self._kinds))
 
-    def _said(self, patches_BPV: Any, asked: Sequence[Asked]) -> list[str]:
+    def _said(self, patches_BPV: Any, asked: Sequence[Asked], shots: Sequence[EncodedShots] | None = None) -> list[str]:
+        from training.few_shot import shown_before
+
         said = [""] * len(asked)
         for kind in sorted({one.kind for one in asked}):
             rows = [row for row, one in enumerate(asked) if one.kind == kind]
+            shown = None
+            if shots is not None and kind == "text":
+                shown = shown_before(self.reader.model, self.reader.language, [shots[row] for row in rows])
             replies = replies_to(
-                self.reader, patches_BPV[rows], [asked[row] for row in rows], self.package.card.generation
+                self.reader, patches_BPV[rows], [asked[row] for row in rows], self.package.card.generation, shown
             )
             for row, reply in zip(rows, replies, strict=True):
                 said[row] = reply.said

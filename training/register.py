@@ -20,6 +20,7 @@ from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
 from training.candidate import ModelPlace, checked_package, noted_digest
 from training.champion import mirror
+from training.evaluation_config import yardstick
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
 from training.promotion import ExampleScores, FirstTest, ModelScores, Promotion, decide_promotion
 from training.promotion_rule import PromotionRule
@@ -113,10 +114,7 @@ def champion_scores(
     found_or_gone = [read_manifest(cache.store, manifest_key(evaluation.step, e["fingerprint"])) for e in entries]
     kept = [found for found in found_or_gone if found and found.inputs["model_digest"] == champion.model_digest]
     for found in reversed(kept):
-        if found.inputs["test_digest"] == evaluation.inputs["test_digest"] and (found.step_version, found.config) == (
-            evaluation.step_version,
-            evaluation.config,
-        ):
+        if yardstick(found) == yardstick(evaluation):
             first_test = _first_test(kept[0], cache) if rule.forgetting is not None else None
             return replace(scores_of(found, cache), first_test=first_test)
     return None

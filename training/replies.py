@@ -35,7 +35,8 @@ def write_replies(replies: Mapping[Asked, Reply], path: Path) -> None:
     from data_prep.schemas import replies_schema
 
     rows = [{**one._asdict(), **replies[one]._asdict()} for one in sorted(replies)]
-    pq.write_table(pa.Table.from_pylist(rows, replies_schema()), path, compression="zstd")
+    schema = replies_schema(few_shot=any(one.shots for one in replies))
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")
 
 
 def earlier_replies(
@@ -72,6 +73,7 @@ def _replies(evaluation: Manifest, workspace: Workspace) -> Iterator[tuple[Asked
     for part in evaluation.parts_of(KIND):
         table = pq.read_table(workspace.cache.path(evaluation.step, part))
         columns = {name: table[name].to_pylist() for name in table.column_names}
+        columns.setdefault("shots", [""] * len(table))  # of an evaluation that showed none
         asked = zip(*(columns[name] for name in Asked._fields), strict=True)
         replies = zip(*(columns[name] for name in Reply._fields), strict=True)
         for one, reply in zip(asked, replies, strict=True):

@@ -12,22 +12,34 @@ from training.asking import Asked, Reply
 from training.generation import GenerationConfig, generate_scored
 
 if TYPE_CHECKING:
+    from training.few_shot import ShownBefore
     from training.head_outputs import HeadReader
 
 
 def replies_to(
-    reader: HeadReader, patches_BPV: Any, asked: Sequence[Asked], generation: GenerationConfig
+    reader: HeadReader,
+    patches_BPV: Any,
+    asked: Sequence[Asked],
+    generation: GenerationConfig,
+    shown: ShownBefore | None = None,
 ) -> list[Reply]:
-    """One each. All that is asked is of one kind; `patches_BPV` is a float16 or float32 array of its images."""
+    """One each. All that is asked is of one kind; `patches_BPV` is a float16 or float32 array of its images. Shots can
+    be `shown` before texts and likelihoods."""
     import torch
+
+    from training.few_shot import target_likelihoods
 
     (kind,) = {one.kind for one in asked}
     prompts = [one.prompt for one in asked]
     if kind == "text":
         patches = torch.from_numpy(patches_BPV).to(reader.model.lead.device)
-        return generate_scored(reader.model, reader.language, patches, asked, generation)
+        return generate_scored(reader.model, reader.language, patches, asked, generation, shown)
     if kind == "likelihood":
-        found = reader.log_likelihoods(patches_BPV, prompts, [one.target for one in asked])
+        if shown is None:
+            found = reader.log_likelihoods(patches_BPV, prompts, [one.target for one in asked])
+        else:
+            patches = torch.from_numpy(patches_BPV).to(reader.model.lead.device)
+            found = target_likelihoods(reader.model, reader.language, patches, asked, shown)
         return [Reply(log_likelihood=value, num_tokens=count) for value, count in found]
     if kind == "classify":
         return _with_labels(reader.space.labels, reader.outputs("classify", patches_BPV, prompts).tolist())

@@ -14,11 +14,18 @@ import base64
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import ConfigError, DataError, FrostlineError, IntegrityError, PlatformError
+from training.shots import Shot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_SECONDS = 1800
 """For loading and a few answers. A model of billions of parameters is read from a slow disk in less."""
@@ -26,6 +33,14 @@ MAX_SECONDS = 1800
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HeldShot(_Message):
+    image_id: str
+    prompt: str
+    target: str
+    features: str
+    """Base64 of float16[P, V]."""
 
 
 class HeldExample(_Message):
@@ -36,6 +51,8 @@ class HeldExample(_Message):
     """Base64."""
     features: str
     """Base64 of float16[P, V]."""
+    shots: list[HeldShot] = []
+    """That the evaluation showed before it."""
 
 
 class Request(_Message):
@@ -82,19 +99,28 @@ def answers_to(request: Request) -> Answers:
     import numpy as np
 
     from infra.store import open_store
+    from training.few_shot import EncodedShots
     from training.predictor import Predictor
 
     store, examples = open_store(request.store_uri), request.examples
     predictor = Predictor.load(request.package, request.cache_dir, store, threads=request.threads)
     card = predictor.package.card
-    stored = [np.frombuffer(base64.b64decode(example.features), np.float16) for example in examples]
-    stored_BPV = np.stack(stored).reshape(-1, card.num_patches, card.vision_width)
+
+    def patches(held: Sequence[HeldExample | HeldShot]) -> NDArray[np.float16]:
+        stored = b"".join(base64.b64decode(one.features) for one in held)
+        return np.frombuffer(bytearray(stored), np.float16).reshape(-1, card.num_patches, card.vision_width)
+
+    def encoded(shots: Sequence[HeldShot]) -> EncodedShots:
+        return EncodedShots(tuple(Shot(one.image_id, one.prompt, one.target) for one in shots), patches(shots))
+
+    stored_BPV = patches(examples)
     encoded_BPV = predictor.tower.encode([base64.b64decode(example.image) for example in examples])
     texts = predictor.answer_encoded(
         stored_BPV,
         [example.task for example in examples],
         [example.prompt for example in examples],
         [example.image_id for example in examples],
+        [encoded(example.shots) for example in examples] if any(example.shots for example in examples) else None,
     )
     pairs = zip(encoded_BPV.astype(np.float32), stored_BPV.astype(np.float32), strict=True)
     distances = [float(np.linalg.norm(new - old) / np.linalg.norm(old)) for new, old in pairs]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.dataset import images_by_id
+from data_prep.dataset import images_by_id, read_examples
 from data_prep.features import FeatureStore
 from data_prep.pins import pin
 from data_prep.pretrained import PretrainedRef
@@ -27,7 +28,8 @@ from training.evaluation_config import EvaluationConfig
 from training.objectives.answer_space import AnswerSpace
 from training.package import SCRIPT, ModelCard, Package, write_package
 from training.predictor import PACKAGE_DIGEST_TAG
-from training.smoke_test import HeldExample, Request, base64_of, in_fresh_process
+from training.shots import Shot, few_shot_of
+from training.smoke_test import HeldExample, HeldShot, Request, base64_of, in_fresh_process
 
 CHECKED_PER_TASK = 3
 MAX_FEATURE_DISTANCE = 0.05
@@ -114,7 +116,8 @@ def check_answers(
     all as the evaluation did, and encodes their pictures as featurize did."""
     examples = held_out(evaluation, parts.dataset, workspace.cache)
     image_ids = [example.image_id for example in examples]
-    features_BPV = FeatureStore(parts.features, workspace.cache).gather(image_ids)
+    features = FeatureStore(parts.features, workspace.cache)
+    shots = _shots(examples, evaluation, parts, features, workspace)
     asked = [
         HeldExample(
             image_id=held.image_id,
@@ -122,8 +125,9 @@ def check_answers(
             prompt=held.prompt,
             image=base64_of(held.image),
             features=base64_of(features_PV.tobytes()),
+            shots=shots.get((held.image_id, held.task), []),
         )
-        for held, features_PV in zip(examples, features_BPV, strict=True)
+        for held, features_PV in zip(examples, features.gather(image_ids), strict=True)
     ]
     answers = in_fresh_process(
         Request(
@@ -155,6 +159,23 @@ def check_answers(
             f"{examples[row].prediction!r}. {remedy}"
         )
     return {"asked": len(asked), "agreed": sum(agreed)}
+
+
+def _shots(
+    examples: Sequence[HeldOut], evaluation: Manifest, parts: VersionParts, features: FeatureStore, workspace: Workspace
+) -> dict[tuple[str, str], list[HeldShot]]:
+    """What the evaluation showed before each of them, by image and task."""
+    config = EvaluationConfig.model_validate(evaluation.config).few_shot
+    if config is None:
+        return {}
+    training = TrainConfig.model_validate(parts.train.facts["config"])
+    shown = read_examples(parts.dataset, workspace.cache, ["train"])
+    found = few_shot_of(config, [(held.image_id, held.task) for held in examples], shown, training)
+
+    def held(shot: Shot) -> HeldShot:
+        return HeldShot(**shot._asdict(), features=base64_of(features.gather([shot.image_id]).tobytes()))
+
+    return {key: [held(shot) for shot in found.shots[digest]] for key, digest in found.digests.items()}
 
 
 def _is_same(kind: Kind, expected: str, found: str) -> bool:

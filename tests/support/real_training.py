@@ -147,6 +147,7 @@ def answered(
             "threads": 1,
             "batch_size": 128,
             "blind_images": blind_images({example.image_id for example in examples}),
+            "shots": {},
             "generation": {"max_new_tokens": max_new_tokens},
         },
     )

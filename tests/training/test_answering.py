@@ -153,6 +153,7 @@ def test_a_text_is_that_of_its_image(batch_size: int, trained_world: Any, store:
             "threads": 1,
             "batch_size": batch_size,
             "blind_images": blind_images(image_ids),
+            "shots": {},
             "generation": GENERATION.model_dump(mode="json"),
         },
     )

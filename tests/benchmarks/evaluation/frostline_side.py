@@ -44,6 +44,7 @@ def answerer_of(folder: str) -> Answerer:
         "threads": THREADS,
         "batch_size": world["batch_size"],
         "blind_images": (),
+        "shots": {},
         "generation": {"max_new_tokens": world["max_new_tokens"]},
     }
     tower = NO_TOWER.model_dump(mode="json")

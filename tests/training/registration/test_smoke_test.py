@@ -4,18 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from stored_parts import store_features
+from stored_parts import example_row, store_features, store_shard
 
+from data_prep.dataset import read_examples
 from data_prep.features import FeatureStore
+from data_prep.schemas import examples_schema, predictions_schema
+from infra.digests import digest_bytes
 from infra.errors import IntegrityError, PlatformError
-from infra.outputs import Manifest
+from infra.outputs import Manifest, Part, upload_part
 from infra.tracking import ModelVersion
 from infra.workspace import Workspace
 from training import smoke_test, version
 from training.asking import Kind
+from training.evaluation_config import FewShotConfig
+from training.few_shot import EncodedShots
 from training.package import TRAINABLES, Package, write_package
 from training.predictor import Predictor
+from training.shots import few_shot_of
 from training.smoke_test import Answers, Request, answers_to
 from training.version import _is_same, check_answers, held_out, model_card
 
@@ -100,8 +108,7 @@ def test_pictures_that_are_encoded_otherwise_than_featurize_did_refuse_the_versi
 
     def with_features(values: Any) -> Any:
         old = world.parts.features
-        draft = old.draft.model_copy(update={"parts": store_features(world.store, image_ids, values)})
-        made = Manifest.model_validate(old.model_dump(exclude={"digest"}) | {"draft": draft.model_dump()})
+        made = altered(old, store_features(world.store, image_ids, values))
         return replace(world, parts=replace(world.parts, features=made))
 
     assert checked(with_features(stored_BPV * (1 + 2**-10)), package, workspace)["asked"] == 5
@@ -120,3 +127,51 @@ def test_pictures_that_are_encoded_otherwise_than_featurize_did_refuse_the_versi
 )
 def test_a_number_may_differ_in_the_last_digit_that_is_told(kind: Kind, found: str, is_same: bool) -> None:
     assert _is_same(kind, "0.3336, 120", found) == is_same
+
+
+def altered(made: Manifest, parts: list[Part], **fields: Any) -> Manifest:
+    draft = made.draft.model_copy(update={"parts": parts})
+    return Manifest.model_validate(made.model_dump(exclude={"digest"}) | {"draft": draft.model_dump(), **fields})
+
+
+def with_shots(world: Any, package: Package, folder: Path) -> Any:
+    """A train split of six of its images; and an evaluation that showed two of them before each question."""
+    examples = []
+    for image in world.images[10:16]:
+        for task, prompt, target in (("caption", "", "a red seven"), ("vqa", "how many?", "two")):
+            examples.append(example_row(digest_bytes(image), task, prompt, [target]))
+    shard = store_shard(world.store, folder, examples=pa.Table.from_pylist(examples, examples_schema()))
+    dataset = altered(world.parts.dataset, [*world.parts.dataset.parts, *shard])
+    config, features = FewShotConfig(examples=2), FeatureStore(world.parts.features, world.cache)
+    answered = held_out(world.evaluation, world.parts.dataset, world.cache)
+    shown = read_examples(dataset, world.cache, ["train"])
+    found = few_shot_of(config, [(one.image_id, one.task) for one in answered], shown, package.card.training)
+    before = [found.shots[found.digests[one.image_id, one.task]] for one in answered]
+    texts = Predictor.load(package.folder, world.cache.folder).answer_encoded(
+        features.gather([one.image_id for one in answered]),
+        [one.task for one in answered],
+        [one.prompt for one in answered],
+        [one.image_id for one in answered],
+        [EncodedShots(shots, features.gather([shot.image_id for shot in shots])) for shots in before],
+    )
+    assert texts != [one.prediction for one in answered]
+    said = dict(zip((one.example_id for one in answered), texts, strict=True))
+    (part,) = world.evaluation.parts_of("predictions")
+    rows = pq.read_table(world.cache.path("evaluate", part)).to_pylist()
+    rows = [row | {"prediction": said.get(row["example_id"], row["prediction"])} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows, predictions_schema()), folder / "predictions.parquet")
+    made = upload_part(world.store, "evaluate", folder / "predictions.parquet", "predictions", len(rows))
+    told = {"config": {**world.evaluation.config, "few_shot": config.model_dump()}}
+    return replace(
+        world, parts=replace(world.parts, dataset=dataset), evaluation=altered(world.evaluation, [made], **told)
+    )
+
+
+def test_a_few_shot_evaluation_is_checked_with_its_shots(
+    world: Any, package: Package, workspace: Workspace, tmp_path: Path
+) -> None:
+    shown = with_shots(world, package, tmp_path)
+    assert checked(shown, package, workspace) == {"asked": 5, "agreed": 5}
+    without = altered(shown.evaluation, shown.evaluation.parts, config=world.evaluation.config)
+    with pytest.raises(IntegrityError, match="of 5 test examples were answered as in the evaluation"):
+        checked(replace(shown, evaluation=without), package, workspace)
