@@ -24,7 +24,7 @@ from training.generation import left_padded, mixed_precision
 from training.language_model import LanguageModel, outlined_language_model
 from training.prefix_model import PrefixModel, layout_of
 from training.shots import Shot, Shots
-from training.tokenising import ended
+from training.tokenising import ids_of_targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ def target_likelihoods(
 ) -> list[tuple[float, int]]:
     """(log-likelihood, tokens) of each question's target, both with the end token, as training adds them up."""
     prompts = language.encode([one.prompt for one in asked])
-    targets = _target_ids([one.target for one in asked], language, model.config)
+    targets = ids_of_targets([one.target for one in asked], language, model.config)
     read = [prompt + target[:-1] for prompt, target in zip(prompts, targets, strict=True)]
     with torch.inference_mode(), mixed_precision(language):
         before = shown.put_into(model.shared_inputs(patches_BPV.float()))
@@ -102,7 +102,7 @@ def check_positions(
         language = outlined_language_model(language_model_folder, torch.float32)
     layout = layout_of(config, language)
     prompts = language.encode([one.prompt for one in asked])
-    targets = _target_ids([one.target for one in asked], language, config)
+    targets = ids_of_targets([one.target for one in asked], language, config)
     texts = {digest: _text_ids(each, language, config) for digest, each in shots.items()}
     num_before = {digest: sum(layout.prefix + len(ids) for ids in each) for digest, each in texts.items()}
     longest = max(
@@ -120,10 +120,5 @@ def check_positions(
 def _text_ids(shots: Sequence[Shot], language: LanguageModel, config: TrainConfig) -> list[tuple[int, ...]]:
     """Of each shot's prompt and target, as they were trained."""
     prompts = language.encode([shot.prompt for shot in shots])
-    targets = _target_ids([shot.target for shot in shots], language, config)
+    targets = ids_of_targets([shot.target for shot in shots], language, config)
     return [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-
-
-def _target_ids(targets: Sequence[str], language: LanguageModel, config: TrainConfig) -> list[tuple[int, ...]]:
-    ids = language.encode_targets(list(targets))
-    return [ended(one, language.eos_id, config.max_target_tokens) for one in ids]

@@ -22,7 +22,7 @@ from training.objectives.answer_space import AnswerSpace
 from training.packed_batch import PackedBatch
 from training.packing import BatchObjectives, Branch, PackedImage, apart, pack
 from training.prefix_model import PrefixModel, Reads, layout_of
-from training.tokenising import ended
+from training.tokenising import ids_of_targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,8 +123,7 @@ class HeadReader:
         return torch.stack([part.sum() for part in sums])
 
     def _target_ids(self, targets: Sequence[str]) -> list[tuple[int, ...]]:
-        ids = self.language.encode_targets(list(targets))
-        return [ended(one, self.language.eos_id, self.model.config.max_target_tokens) for one in ids]
+        return ids_of_targets(targets, self.language, self.model.config)
 
     def _prompts(self, name: str, asked: Sequence[str], by_head: bool) -> list[str]:
         _, objective = self._objective(name, by_head)

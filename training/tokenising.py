@@ -108,6 +108,12 @@ def _check_tokens(target: tuple[int, ...], text: str, example: Example) -> None:
         )
 
 
+def ids_of_targets(targets: Sequence[str], language: LanguageModel, config: TrainConfig) -> list[tuple[int, ...]]:
+    """Of each text, as a target of this training."""
+    ids = language.encode_targets(list(targets))
+    return [ended(one, language.eos_id, config.max_target_tokens) for one in ids]
+
+
 def ended(target: tuple[int, ...], eos: int, max_tokens: int) -> tuple[int, ...]:
     """With the end token, or cut without one: a cut text has not ended."""
     return (*target, eos) if len(target) < max_tokens else target[:max_tokens]

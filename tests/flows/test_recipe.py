@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from flows.recipe import load_recipe
+from infra.yaml_config import parse, set_values
+from training.evaluation_config import EvaluationConfig, FewShotConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HUB = "hf://datasets/org/name@0123456789abcdef0123456789abcdef01234567/data"
@@ -22,3 +24,9 @@ def test_local_paths_are_the_recipes_own_and_uris_are_left_alone(tmp_path: Path)
     assert (vqa["questions"], vqa["annotations"]) == (str(tmp_path / "q" / "q.json"), "/data/a.json")
     assert vqa["images"] == str(tmp_path / "images.tar")
     assert parquet["path"] == HUB
+
+
+def test_shots_are_set_for_a_recipe_and_for_an_evaluation_alone() -> None:
+    expected = FewShotConfig(examples=4)
+    assert load_recipe("quickstart", ["evaluation.few_shot.examples=4"]).evaluation.few_shot == expected
+    assert parse(EvaluationConfig, set_values({}, ["few_shot.examples=4"]), where="--set").few_shot == expected
