@@ -15,7 +15,7 @@ from flows.planned_memory import check_training, plan_memory
 from flows.preflight import check_models, check_objectives_can_be_scored
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import STEPS
-from flows.summary import RunSummary, report_path, step_result, summarise
+from flows.summary import RunSummary, newest_report, report_path, step_result, summarise
 from flows.terminal import Bars, plan_table, show_memory, show_summary
 from infra.addresses import without_password
 from infra.errors import ConfigError
@@ -102,7 +102,7 @@ def _hints(
     settings = workspace.settings
     hints: list[tuple[str, str]] = []
     if "evaluate" in outputs:
-        hints.append(("report", str(report_path(outputs["evaluate"], workspace))))
+        hints.append(("report", str(report_path(newest_report(outputs), workspace))))
     if summary.model is not None:
         hints.append(("use it", f"frostline caption {summary.model.uri} IMAGE"))
         is_server = settings.mlflow.startswith("http")

@@ -19,11 +19,13 @@ from infra.errors import ConfigError, IntegrityError
 from infra.gc import find_garbage, remove_garbage
 from infra.outputs import UNFINISHED, Manifest, manifest_key
 from infra.remaining import NOTE, read_remaining
+from infra.store import Store
 from infra.verify import manifests
 from infra.workspace import Workspace
+from training.register import SHOWN_IMAGES
 
-STEPS_WITH_IMAGES = ("ingest", "featurize", "evaluate")
-"""Steps whose outputs hold images or name them. Trained parameters and model versions hold neither."""
+STEPS_WITH_IMAGES = ("ingest", "featurize", "evaluate", "register")
+"""Steps whose outputs hold images or name them. Trained parameters and what MLflow has hold neither."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Forgotten:
     datasets: list[str]
     features: list[str]
     evaluations: list[str]
+    reports: list[str]
+    """Of decisions, which stay."""
     num_parts_removed: int
 
     def to_json(self) -> dict[str, object]:
@@ -64,8 +68,11 @@ def forget(named: Sequence[str], workspace: Workspace) -> Forgotten:
     evaluations = [m for m in found if m.step == "evaluate" and _shows(m, image_ids, workspace)]
     for evaluation in evaluations:
         store.delete(manifest_key("evaluate", evaluation.fingerprint))
+    reports = [m for m in found if m.step == "register" and _forget_in_report(m, image_ids, store)]
     num_removed = _remove_unlisted(workspace)
-    return Forgotten(sorted(image_ids), _named(datasets), _named(features), _named(evaluations), num_removed)
+    return Forgotten(
+        sorted(image_ids), _named(datasets), _named(features), _named(evaluations), _named(reports), num_removed
+    )
 
 
 def _check_nothing_is_repaired(workspace: Workspace) -> None:
@@ -90,6 +97,19 @@ def _shows(evaluation: Manifest, image_ids: Collection[str], workspace: Workspac
     """Its predictions name the image; its report may show it."""
     parts = evaluation.parts_of("predictions")
     return any(names_images(part, image_ids, evaluation.step, workspace.cache) for part in parts)
+
+
+def _forget_in_report(registered: Manifest, image_ids: frozenset[str], store: Store) -> bool:
+    """Write the output again without its report where that shows one of the images: the decision stays what
+    promotions and rollbacks ask for."""
+    if image_ids.isdisjoint(registered.facts.get(SHOWN_IMAGES, ())):
+        return False
+    kept = [part for part in registered.parts if part.kind != "report"]
+    facts = {**registered.facts, SHOWN_IMAGES: []}
+    draft = registered.draft.model_copy(update={"parts": kept, "facts": facts})
+    changed = Manifest(**{name: getattr(registered, name) for name in Manifest.model_fields} | {"draft": draft})
+    store.write(manifest_key("register", registered.fingerprint), changed.model_dump_json(indent=1).encode())
+    return True
 
 
 def _remove_unlisted(workspace: Workspace) -> int:

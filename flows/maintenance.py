@@ -126,8 +126,8 @@ def forget_command(images: Sequence[str], store: str | None, as_json: bool) -> N
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return
-    for what in ("datasets", "features", "evaluations"):
+    for what in ("datasets", "features", "evaluations", "reports"):
         for name in getattr(found, what):
-            print(f"{'taken back' if what != 'features' else 'written again'}: {name}")
+            print(f"{'written again' if what in ('features', 'reports') else 'taken back'}: {name}")
     print(f"{len(found.image_ids)} images forgotten, {found.num_parts_removed} parts removed")
     print("Run your recipes again: training starts from the datasets without them.")

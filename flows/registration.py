@@ -4,12 +4,12 @@ from flows.evaluating import evaluate_version
 from flows.recipe import Recipe
 from flows.steps import Outputs
 from infra.errors import IntegrityError
-from infra.outputs import Attempt, Draft, manifest_key, read_manifest
+from infra.outputs import Attempt, Draft, Manifest, manifest_key, read_manifest
 from infra.tracking import Registry
 from infra.workspace import Workspace
+from training.champion_scores import champion_evaluation
 from training.ledger import LedgerEntry
-from training.promotion import ModelScores
-from training.register import Registration, champion_of, champion_scores, register
+from training.register import Registration, champion_of, register
 from training.version import VersionParts
 
 
@@ -17,12 +17,12 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
     """Register the trained model and decide whether it serves."""
     champion = champion_of(attempt.request, attempt.store)
     evaluation = outputs["evaluate"]
-    scores: ModelScores | None = None
+    champions: Manifest | None = None
     if champion is not None:
-        scores = champion_scores(champion, evaluation, recipe.gate, workspace.cache)
-        if scores is None:
+        champions = champion_evaluation(champion, evaluation, attempt.store)
+        if champions is None:
             evaluate_champion(champion, recipe, outputs, workspace)
-            scores = champion_scores(champion, evaluation, recipe.gate, workspace.cache)
+            champions = champion_evaluation(champion, evaluation, attempt.store)
     parts = VersionParts(
         dataset=outputs["ingest"],
         features=outputs["featurize"],
@@ -31,7 +31,7 @@ def register_model(recipe: Recipe, outputs: Outputs, attempt: Attempt, workspace
         vision_tower=recipe.vision_tower,
         language_model=recipe.language_model,
     )
-    registration = Registration(recipe.gate, recipe.model_name, parts, evaluation, scores)
+    registration = Registration(recipe.gate, recipe.model_name, parts, evaluation, champions)
     return register(registration, attempt, workspace)
 
 

@@ -1,6 +1,7 @@
 """What a run says at its end: one JSON object, or one short table."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.outputs import Manifest
 from infra.workspace import Workspace
+from training.report import REPORT
 
 METRICS = (
     "vqa_accuracy", "accuracy", "f1_macro", "caption_exact_match", "bleu_4", "rouge_l", "cider_d",
@@ -73,23 +75,29 @@ def summarise(steps: list[StepResult], outputs: dict[str, Manifest], workspace: 
         found |= {name: _in_order(facts[name]) for name in ("metrics", "control", "blind")} | {
             "intervals": facts["intervals"]
         }
-        found["report_uri"] = report_uri(outputs["evaluate"], workspace)
+        found["report_uri"] = report_uri(newest_report(outputs), workspace)
     if "register" in outputs:
         found["model"] = _registered(outputs["register"], workspace)
     return RunSummary.model_validate(found)
 
 
-def report_uri(evaluation: Manifest, workspace: Workspace) -> str:
+def newest_report(outputs: Mapping[str, Manifest]) -> Manifest:
+    """The output that holds the report: `register` where it met a champion, else `evaluate`."""
+    register = outputs.get("register")
+    return register if register is not None and register.parts_of("report") else outputs["evaluate"]
+
+
+def report_uri(output: Manifest, workspace: Workspace) -> str:
     """The report as a page that opens: a file on this machine, or the object in a store that others see too."""
     if workspace.store.uri.startswith("file:"):
-        return report_path(evaluation, workspace).as_uri()
-    part = next(part for part in evaluation.parts if part.name == "report/report.html")
-    return f"{workspace.store.uri}/{evaluation.step}/parts/{part.digest}"
+        return report_path(output, workspace).as_uri()
+    part = next(part for part in output.parts if part.name == REPORT)
+    return f"{workspace.store.uri}/{output.step}/parts/{part.digest}"
 
 
-def report_path(evaluation: Manifest, workspace: Workspace) -> Path:
-    """The report of an evaluation as a verified local file."""
-    return workspace.cache.folder_of(evaluation, "report") / "report.html"
+def report_path(output: Manifest, workspace: Workspace) -> Path:
+    """The report of an output as a verified local file."""
+    return workspace.cache.folder_of(output, "report") / "report.html"
 
 
 def _registered(register: Manifest, workspace: Workspace) -> RegisteredModel:

@@ -32,7 +32,7 @@ from training.confidence_scores import calibrations
 from training.config import TrainConfig
 from training.controls import all_scored, robustness
 from training.evaluation_config import EvaluationConfig
-from training.gallery import gallery
+from training.gallery import chosen, with_pictures
 from training.objectives.answer_space import AnswerSpace
 from training.predictions import prediction_rows, write_predictions
 from training.replies import FACT, KIND, earlier_replies, told, write_replies
@@ -111,7 +111,7 @@ def evaluate(config: EvaluationConfig, inputs: EvaluationInputs, attempt: Attemp
         provenance=_provenance(inputs, attempt.request, config),
     )
     rows = prediction_rows(examples, questions, replies, found)
-    items = gallery(examples, rows, own.scores, inputs.dataset, workspace.cache, config)
+    items = with_pictures(chosen(rows, config), inputs.dataset, workspace.cache)
     parts = _parts(report, items, rows, replies, attempt)
     predictions = next(part for part in parts if part.kind == "predictions")
     return Draft(

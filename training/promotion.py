@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import ConfigError, IntegrityError
-from training.promotion_rule import ControlMargin, PromotionRule
+from training.promotion_rule import EXAMPLE_METRICS, ControlMargin, PromotionRule
 
 if TYPE_CHECKING:
     from training.metrics.bootstrap import PairedGain
@@ -155,7 +155,7 @@ def _against_champion(champion: ModelScores, challenger: ModelScores, rule: Prom
     name = rule.primary_metric
     new, old = _of(challenger.metrics, name, "metrics"), _of(champion.metrics, name, "champion's metrics")
     pairs = _pairs(champion, challenger, name)
-    found = _gain(pairs, rule, above=rule.minimum_gain)
+    found = _gain(pairs, name, rule.confidence, above=rule.minimum_gain)
     told = f"{name} is {new:.4f} against the champion's {old:.4f} {_told(found, len(pairs), rule)}"
     if found.num_images < MINIMUM_IMAGES:
         return False, f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"
@@ -172,7 +172,7 @@ def _against_forgetting(champion: ModelScores, challenger: ModelScores, rule: Pr
     pairs = [pair for pair in _pairs(champion, challenger, name) if pair[0].example_id in first.example_ids]
     if not pairs:
         return False, [f"none of the examples of the champion's first test ({first.told}) has a score of {name} today"]
-    found = _gain(pairs, rule, above=-rule.forgetting)
+    found = _gain(pairs, name, rule.confidence, above=-rule.forgetting)
     told = f"in the champion's first test ({first.told}), {name} changes {_told(found, len(pairs), rule)}"
     if found.num_images < MINIMUM_IMAGES:
         return False, [f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"]
@@ -180,12 +180,19 @@ def _against_forgetting(champion: ModelScores, challenger: ModelScores, rule: Pr
     return holds, [f"{told}; a loss above {rule.forgetting:.4f} is {'' if holds else 'not '}ruled out"]
 
 
+def gains(champion: ModelScores, challenger: ModelScores, confidence: float) -> "dict[str, PairedGain]":
+    """The challenger's, by metric and as the gate finds them, wherever both have a metric on the same examples."""
+    found = {}
+    for metric in EXAMPLE_METRICS:
+        old, new = _scored(champion, metric), _scored(challenger, metric)
+        if old and old.keys() == new.keys():
+            found[metric] = _gain([(old[each], new[each]) for each in old], metric, confidence)
+    return found
+
+
 def _pairs(champion: ModelScores, challenger: ModelScores, metric: str) -> list[tuple[ExampleScores, ExampleScores]]:
     """Each example that has the metric, as (champion, challenger) answered it."""
-    old, new = (
-        {example.example_id: example for example in scores.examples if metric in example.scores}
-        for scores in (champion, challenger)
-    )
+    old, new = _scored(champion, metric), _scored(challenger, metric)
     if old.keys() != new.keys():
         raise IntegrityError(
             f"promotion: {len(new.keys() - old.keys())} examples with a score of {metric} are the challenger's only "
@@ -195,14 +202,20 @@ def _pairs(champion: ModelScores, challenger: ModelScores, metric: str) -> list[
     return [(old[each], new[each]) for each in old]
 
 
-def _gain(pairs: Sequence[tuple[ExampleScores, ExampleScores]], rule: PromotionRule, above: float) -> "PairedGain":
+def _scored(scores: ModelScores, metric: str) -> dict[str, ExampleScores]:
+    return {example.example_id: example for example in scores.examples if metric in example.scores}
+
+
+def _gain(
+    pairs: Sequence[tuple[ExampleScores, ExampleScores]], metric: str, confidence: float, above: float = 0.0
+) -> "PairedGain":
     from training.metrics.bootstrap import paired_gain
 
     return paired_gain(
-        [old.scores[rule.primary_metric] for old, _ in pairs],
-        [new.scores[rule.primary_metric] for _, new in pairs],
+        [old.scores[metric] for old, _ in pairs],
+        [new.scores[metric] for _, new in pairs],
         [new.image_id for _, new in pairs],
-        rule.confidence,
+        confidence,
         above=above,
     )
 

@@ -6,30 +6,34 @@ aliases are set to what the ledger says. Only the manifest, written after all of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infra import log
 from infra.digests import canonical_json, digest_bytes, digest_json
 from infra.disk import scratch_folder
 from infra.errors import PlatformError
-from infra.outputs import Attempt, Draft, Manifest, OutputRequest, manifest_key, read_manifest
+from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part
 from infra.part_cache import PartCache
 from infra.store import Store
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
+from training.against import beside_champion
 from training.candidate import ModelPlace, checked_package, noted_digest
 from training.champion import mirror
-from training.evaluation_config import yardstick
+from training.champion_scores import champion_scores, scores_of
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
-from training.promotion import ExampleScores, FirstTest, ModelScores, Promotion, decide_promotion
+from training.promotion import ModelScores, Promotion, decide_promotion
 from training.promotion_rule import PromotionRule
+from training.register_page import Pages, pages_with_champion, pages_without_champion
+from training.report import REPORT
 
 if TYPE_CHECKING:
     from training.version import VersionParts
 
-VERSION = 2
+VERSION = 3
 NO_CHAMPION = "none"
+SHOWN_IMAGES = "shown_image_ids"
+"""A fact: which images the output's report shows."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Registration:
     model_name: str
     parts: VersionParts
     evaluation: Manifest
-    champion: ModelScores | None
-    """Of `champion_of(request)`, on the same test split (see `champion_scores`)."""
+    champion: Manifest | None
+    """The evaluation of `champion_of(request)` on the same test rows (see `champion_evaluation`)."""
 
 
 def register_request(
@@ -88,47 +92,6 @@ def champion_of(request: OutputRequest, store: Store) -> LedgerEntry | None:
     return next((entry for entry in entries if entry.model_digest == wanted), None)
 
 
-def scores_of(evaluation: Manifest, cache: PartCache) -> ModelScores:
-    """Raises IntegrityError where the predictions are damaged."""
-    import pyarrow.parquet as pq
-
-    (part,) = evaluation.parts_of("predictions")
-    columns = ["example_id", "image_id", "scores", "slices"]
-    rows = pq.read_table(cache.path(evaluation.step, part), columns=columns).to_pylist()
-    examples = [
-        ExampleScores(row["example_id"], row["image_id"], dict(row["scores"]), dict(row["slices"])) for row in rows
-    ]
-    facts = evaluation.facts
-    return ModelScores(
-        evaluation.identity["model_digest"], facts["metrics"], facts["control"], facts["blind"], examples
-    )
-
-
-def champion_scores(
-    champion: LedgerEntry, evaluation: Manifest, rule: PromotionRule, cache: PartCache
-) -> ModelScores | None:
-    """The champion's scores on the test rows of `evaluation`, scored alike. None where they must be made first.
-
-    Raises IntegrityError where predictions are damaged."""
-    entries = log.entries(cache.store, evaluation.step, champion.model_digest)
-    found_or_gone = [read_manifest(cache.store, manifest_key(evaluation.step, e["fingerprint"])) for e in entries]
-    kept = [found for found in found_or_gone if found and found.inputs["model_digest"] == champion.model_digest]
-    for found in reversed(kept):
-        if yardstick(found) == yardstick(evaluation):
-            first_test = _first_test(kept[0], cache) if rule.forgetting is not None else None
-            return replace(scores_of(found, cache), first_test=first_test)
-    return None
-
-
-def _first_test(evaluation: Manifest, cache: PartCache) -> FirstTest:
-    import pyarrow.parquet as pq
-
-    (part,) = evaluation.parts_of("predictions")
-    example_ids = pq.read_table(cache.path(evaluation.step, part), columns=["example_id"])["example_id"].to_pylist()
-    told = f"evaluate {evaluation.fingerprint[:12]}, made {evaluation.record.created_at}"
-    return FirstTest(told, frozenset(example_ids))
-
-
 def register(registration: Registration, attempt: Attempt, workspace: Workspace) -> Draft:
     """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where a
     file of the registered version was altered, or it does not answer as the evaluation did."""
@@ -139,15 +102,20 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     mirror(place)  # whom a person made champion is entered before a model is decided against another one
     before = _head_decided_against(registration, attempt)
     challenger = scores_of(registration.evaluation, workspace.cache)
-    promotion = decide_promotion(registration.champion, challenger, registration.rule)
+    champion = None
+    if registration.champion is not None:
+        champion = champion_scores(registration.champion, registration.rule, workspace.cache)
+    promotion = decide_promotion(champion, challenger, registration.rule)
     version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)
     with scratch_folder("version") as folder:
         # Not from the cache: what counts is what the registry holds.
         package = checked_package(registry, version, registration.parts.train, folder)
         answers = check_answers(package, version, registration.evaluation, registration.parts, workspace)
+    pages = _pages(registration, champion, challenger, promotion, workspace.cache)  # a failure here changes no champion
     if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
     registry.describe(version, _description(promotion))
+    registry.show_page(version, pages.without_pictures)
     aliases = _set_aliases(place, version, promotion)
     comparison = {
         **attempt.request.inputs,
@@ -155,15 +123,11 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
         "metrics": dict(challenger.metrics),
         "control": dict(challenger.control),
         "blind": dict(challenger.blind),
-        "champion_metrics": dict(registration.champion.metrics) if registration.champion else None,
+        "champion_metrics": dict(champion.metrics) if champion else None,
         "promotion": promotion.model_dump(mode="json"),
     }
-    with scratch_folder("register") as folder:
-        path = folder / "comparison.json"
-        path.write_bytes(canonical_json(comparison))
-        part = attempt.add_part(path, "comparison", 0, name="register/comparison.json")
     return Draft(
-        parts=[part],
+        parts=_parts(comparison, pages, attempt),
         identity={"register_digest": digest_json(comparison), "model_digest": challenger.model_digest},
         counts={"rows_out": 1},
         facts={
@@ -177,16 +141,40 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
             "promotion": promotion.model_dump(mode="json"),
             "answers_checked": answers,
             "files_digest": noted_digest(version),
+            SHOWN_IMAGES: pages.image_ids,
         },
     )
+
+
+def _pages(
+    registration: Registration,
+    champion: ModelScores | None,
+    challenger: ModelScores,
+    promotion: Promotion,
+    cache: PartCache,
+) -> Pages:
+    if registration.champion is None or champion is None or promotion.case == "is_champion":
+        return pages_without_champion(registration.evaluation, cache)
+    met = beside_champion(champion, registration.champion, challenger, promotion, registration.rule)
+    return pages_with_champion(registration.evaluation, registration.champion, met, registration.parts.dataset, cache)
+
+
+def _parts(comparison: dict[str, Any], pages: Pages, attempt: Attempt) -> list[Part]:
+    with scratch_folder("register") as folder:
+        (folder / "comparison.json").write_bytes(canonical_json(comparison))
+        parts = [attempt.add_part(folder / "comparison.json", "comparison", 0, name="register/comparison.json")]
+        if pages.whole is not None:
+            (folder / "report.html").write_text(pages.whole)
+            parts.append(attempt.add_part(folder / "report.html", "report", 0, name=REPORT))
+    return parts
 
 
 def _head_decided_against(registration: Registration, attempt: Attempt) -> LedgerEntry | None:
     """The ledger's head. Raises PlatformError where it is neither the champion of the request nor this output's own
     entry, made by an attempt that stopped after it or, by hand, after this output was committed once."""
     expected = attempt.request.inputs["champion_digest"]
-    given = registration.champion.model_digest if registration.champion else NO_CHAMPION
-    assert given == expected, "the champion's scores are those of the model that the request names"
+    given = registration.champion.identity["model_digest"] if registration.champion else NO_CHAMPION
+    assert given == expected, "the champion's evaluation is that of the model that the request names"
     now = head(attempt.store, registration.model_name)
     if not _is_own(now, attempt) and (now.model_digest if now else NO_CHAMPION) != expected:
         raise _champion_changed(registration.model_name, expected)

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 REPORT_SCHEMA_VERSION = 3
+REPORT, REPORT_RECORD = "report/report.html", "report/report.json"
+"""Names of the parts."""
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from infra.errors import DataError
+from training.against import Against
 from training.report import Range, Report, Slice
 
 METRIC_NAMES = {
@@ -43,7 +44,14 @@ _HEADLINES = (
     "text_to_image_recall_at_1",
 )  # fmt: skip
 _SHARES = frozenset({"vqa_accuracy", "accuracy", "caption_exact_match", "hard_negative_accuracy"})
-_GROUPS = {"best": "Best", "worst": "Worst", "sample": "Drawn at random"}
+Group = Literal["better", "worse", "best", "worst", "sample"]
+_GROUPS: dict[Group, str] = {
+    "better": "Better than the champion",
+    "worse": "Worse than the champion",
+    "best": "Best",
+    "worst": "Worst",
+    "sample": "Drawn at random",
+}
 _MAX_POINTS = 400
 _CHART_WIDTH, _CHART_HEIGHT = 320.0, 140.0
 
@@ -61,7 +69,10 @@ class GalleryItem:
     control_prediction: str
     references: tuple[str, ...]
     score: float
-    group: Literal["best", "worst", "sample"]
+    group: Group
+    champion_prediction: str | None = None
+    """Where the item is shown because the champion answered otherwise."""
+    champion_score: float | None = None
 
     @property
     def data_uri(self) -> str:
@@ -77,26 +88,30 @@ class GalleryItem:
         return self.image[:4] == b"\x89PNG" and int.from_bytes(self.image[16:20], "big") <= 128
 
 
-def render_report(report: Report, gallery: Sequence[GalleryItem]) -> str:
-    """One HTML page that needs nothing else: pictures, curves and styles are inside it."""
+def render_report(report: Report, gallery: Sequence[GalleryItem] | None, against: Against | None = None) -> str:
+    """One HTML page that needs nothing else: pictures, curves and styles are inside it. Without a gallery (None) it
+    shows nothing of a single example, and says so."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"dot": _dot, "figure": _figure, "short": _short, "margin": _margin, "bar": _bar}
     environment.filters |= {"metric_name": _metric_name, "words": _words, "range": _range, "share": _share}
+    environment.filters |= {"difference": _difference, "difference_range": _difference_range}
     slice_groups: dict[str, list[Slice]] = {}
     for each in report.slices:
         slice_groups.setdefault(each.name, []).append(each)
     template = environment.from_string(files("training").joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         report=report,
+        against=against,
+        has_gallery=gallery is not None,
         headlines=[key for key in _HEADLINES if key in report.metrics],
         metric_keys=_in_order(report.metrics.keys() | report.control.keys()),
         slice_groups=slice_groups,
         slice_keys=_in_order({key for each in report.slices for key in each.metrics}),
         tables=_dataset_tables(report.dataset),
         charts=[_draw_chart(name, points) for name, points in sorted(report.curves.items()) if points],
-        groups=[(key, title, [item for item in gallery if item.group == key]) for key, title in _GROUPS.items()],
+        groups=[(key, title, [item for item in gallery or () if item.group == key]) for key, title in _GROUPS.items()],
     )
 
 
@@ -149,10 +164,22 @@ def _short(value: float) -> str:
 
 
 def _margin(value: float, control: float, key: str) -> str:
-    """How far the model is above its control: points for shares, else the difference, then the ratio."""
-    difference = f"{100 * (value - control):+.1f} points" if key in _SHARES else f"{value - control:+.3f}"
-    difference = difference.replace("-", "\u2212")
+    """How far the model is above its control: the difference, then the ratio."""
+    difference = _difference(value - control, key)
     return f"{difference} ({value / control:.1f}\u00d7)" if control > 0 and value / control < 1000 else difference
+
+
+def _difference(value: float, key: str) -> str:
+    """Points for shares."""
+    return f"{_signed(value, key)} points" if key in _SHARES else _signed(value, key)
+
+
+def _difference_range(found: Range, key: str) -> str:
+    return f"{_signed(found.low, key)} to {_signed(found.high, key)}"
+
+
+def _signed(value: float, key: str) -> str:
+    return (f"{100 * value:+.1f}" if key in _SHARES else f"{value:+.3f}").replace("-", "\u2212")
 
 
 def _bar(value: float, others: Sequence[float]) -> float:

@@ -89,6 +89,11 @@ class Registry:
         with answers(self.uri):
             self._client.update_model_version(version.name, version.version, description)
 
+    def show_page(self, version: ModelVersion, page: str) -> None:
+        """HTML as an artifact of the version's run, where MLflow's pages show it, instead of an earlier one."""
+        with answers(self.uri):
+            self._client.log_text(version.run_id, page, f"report/{version.name}.html")
+
     def find_version(self, name: str, model_digest: str) -> ModelVersion | None:
         """The complete version that holds this model."""
         with answers(self.uri):

@@ -6,7 +6,7 @@ from infra.outputs import Manifest, ensure_output
 from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.promotion_rule import ControlMargin, PromotionRule
-from training.register import RegisterNames, Registration, champion_of, register, register_request, scores_of
+from training.register import RegisterNames, Registration, champion_of, register, register_request
 
 RULE = PromotionRule(
     primary_metric="vqa_accuracy",
@@ -26,16 +26,18 @@ class Places:
             rule, RegisterNames("tiny", self.model_name, "here"), world.parts.train, world.evaluation, store
         )
         champion = champion_of(request, store)
-        known = champion and self.scores[champion.model_digest]
+        known = champion and self.evaluations[champion.model_digest]
         registration = Registration(rule, self.model_name, world.parts, world.evaluation, known)
-        self.scores[world.parts.train.identity["model_digest"]] = scores_of(world.evaluation, self.workspace.cache)
+        self.evaluations[world.parts.train.identity["model_digest"]] = world.evaluation
         return ensure_output(
             store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
         )
 
     @property
-    def scores(self) -> dict[str, Any]:
-        return self.__dict__.setdefault("_scores", {})
+    def evaluations(self) -> dict[str, Manifest]:
+        """By model digest, of all that were registered here."""
+        found: dict[str, Manifest] = self.__dict__.setdefault("_evaluations", {})
+        return found
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -22,9 +22,9 @@ from infra.workspace import Workspace
 from training import evaluate as step
 from training.answering import Answerer
 from training.asking import BLIND, Asked, Reply, blind_id
+from training.champion_scores import scores_of
 from training.generation import generate
 from training.objectives.answer_space import AnswerSpace
-from training.register import scores_of
 from training.scoring import score
 from training.trained import load_trained
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from infra.errors import DataError
+from training.against import Against, Difference
 from training.report import ClassScores, Confusion, Range, Report, Slice, report_json
 from training.report_page import METRIC_NAMES, GalleryItem, render_report
 
@@ -53,6 +54,24 @@ def make_item(**changes: Any) -> GalleryItem:
         "group": "best",
     }
     return GalleryItem(**(fields | changes))
+
+
+def make_against(**changes: Any) -> Against:
+    fields: dict[str, Any] = {
+        "champion_digest": "cd" * 32,
+        "verdict": "The champion stays",
+        "reasons": ["not surely above"],
+        "primary_metric": "vqa_accuracy",
+        "confidence": 0.9,
+        "metrics": {"vqa_accuracy": 0.777, "cider_d": 1.5, "bleu_4": 0.444},
+        "intervals": {"vqa_accuracy": Range(low=0.701, high=0.822)},
+        "differences": {
+            "vqa_accuracy": Difference(0.024, Range(low=-0.013, high=0.055)),
+            "cider_d": Difference(-0.7, Range(low=-0.9, high=-0.5)),
+            "bleu_4": Difference(0.36, None),
+        },
+    }
+    return Against(**(fields | changes))
 
 
 class Page(HTMLParser):
@@ -110,8 +129,37 @@ def test_everything_of_the_report_is_on_the_page() -> None:
     assert len(Page(html).of("svg")) == 2
 
 
+def test_the_champion_stands_beside_the_metrics_that_it_has_with_the_difference() -> None:
+    html = render_report(make_report(), [make_item()], make_against())
+    headline = html.split("<article")[1].split("</article>")[0]
+    for text in ("77.7\u202f%", "70.1\u202f%\u201382.2\u202f%", "+2.4 points", "\u22121.3 to +5.5"):
+        assert text in headline and text in html.split('id="all-metrics"')[1]
+    assert "90 % confidence" in html and "cdcdcdcdcdcd\u2026" in html
+    assert re.search(r'"margin unsure">\+2\.4 points', html), "an interval around zero is no gain"
+    assert re.search(r'"margin bad">\u22120\.700', html)
+    assert html.index("The champion stays") < html.index("not surely above") < html.index('id="figures"')
+
+
+def test_a_page_without_a_champion_says_nothing_of_one() -> None:
+    assert "hampion" not in render_report(make_report(), [make_item()])
+
+
+def test_what_the_champion_answered_stands_beside_what_changed() -> None:
+    item = make_item(group="worse", champion_prediction="green", champion_score=1.0, score=0.25)
+    html = render_report(make_report(), [item, make_item()], make_against())
+    assert html.index("Worse than the champion") < html.index("green") < html.index(">Best<")
+    assert "champion 1.00 \u2192 0.25" in html
+
+
+def test_a_page_without_a_gallery_shows_nothing_of_a_single_example_and_says_so() -> None:
+    html = render_report(make_report(), None, make_against())
+    assert "left out of this copy" in html and "data:image" not in html and "No examples were kept" not in html
+
+
 def test_model_text_is_escaped_wherever_it_stands() -> None:
     item = make_item(
+        champion_prediction=HOSTILE,
+        champion_score=0.5,
         prediction=HOSTILE,
         control_prediction=HOSTILE,
         prompt=HOSTILE,
@@ -127,13 +175,22 @@ def test_model_text_is_escaped_wherever_it_stands() -> None:
         metrics={HOSTILE: 1.0},
         slices=[Slice(name=HOSTILE, value=HOSTILE, num_examples=1, metrics={HOSTILE: 1.0}, control={})],
     )
-    page = Page(render_report(report, [item]))
+    against = make_against(
+        champion_digest=HOSTILE,
+        verdict=HOSTILE,
+        reasons=[HOSTILE],
+        primary_metric=HOSTILE,
+        metrics={HOSTILE: 1.0},
+        intervals={HOSTILE: Range(low=0, high=1)},
+        differences={HOSTILE: Difference(0.0, Range(low=0, high=1))},
+    )
+    page = Page(render_report(report, [item], against))
     assert page.of("script") == []
     assert [image["src"].startswith("data:image/png;base64,") for image in page.of("img") if image["src"]] == [True]
 
 
 def test_the_page_loads_nothing_from_outside() -> None:
-    html = render_report(make_report(), [make_item()])
+    html = render_report(make_report(), [make_item()], make_against())
     page = Page(html)
     links = [value for _, attributes in page.tags for name, value in attributes.items() if name in {"src", "href"}]
     assert links
@@ -143,7 +200,8 @@ def test_the_page_loads_nothing_from_outside() -> None:
 
 
 def test_the_page_can_be_read_without_eyes_or_mouse() -> None:
-    page = Page(render_report(make_report(), [make_item(), make_item(group="worst", prediction=" ")]))
+    items = [make_item(), make_item(group="worst", prediction=" "), make_item(group="better", champion_prediction="")]
+    page = Page(render_report(make_report(), items, make_against()))
     assert page.open == []
     assert {tag for tag, _ in page.tags} >= {"header", "nav", "main", "footer", "h1"}
     assert all(image.get("alt") for image in page.of("img"))

@@ -42,6 +42,7 @@ from training.objectives.answer_space import AnswerSpace
 from training.package import write_package
 from training.predictor import Predictor
 from training.prefix_model import build_prefix_model, trainable_state
+from training.report import REPORT_RECORD, REPORT_SCHEMA_VERSION, Report, report_json
 from training.smoke_test import answers_to
 from training.version import VersionParts, model_card
 
@@ -200,15 +201,22 @@ def _with_model(world: World, seed: int) -> World:
         row = dict.fromkeys(predictions_schema().names) | {"example_id": str(number), "task": task, "prompt": prompt}
         asked = Asked(digest_bytes(image), prompt_of(config, task, prompt))
         (text,) = predictor._said(predictor.tower.encode([stored]), [asked])  # as the evaluation does
-        row |= {"image_id": asked.image_id, "prediction": text}
+        row |= {"image_id": asked.image_id, "prediction": text, "control_prediction": "", "references": ["two"]}
         rows.append(row | {"scores": [("vqa_accuracy", score)] if prompt else [], "slices": [("task", task)]})
     predictions = _uploaded(
         world.store, "evaluate", pa.Table.from_pylist(rows, predictions_schema()), "predictions", folder
     )
     scores = {"metrics": {"vqa_accuracy": score}, "control": {"vqa_accuracy": 0.3}, "blind": {"vqa_accuracy": 0.2}}
+    report = Report(
+        schema_version=REPORT_SCHEMA_VERSION, model_name="tiny", **scores, slices=[], num_examples={}, dataset={},
+        curves={}, provenance={},
+    )  # fmt: skip
+    (folder / "report.json").write_text(report_json(report))
+    record = upload_part(world.store, "evaluate", folder / "report.json", "report", 0, name=REPORT_RECORD)
+    facts = {**scores, "intervals": {"vqa_accuracy": [score, score]}}
     identity = {"evaluation_digest": predictions.digest, "model_digest": train.identity["model_digest"]}
     inputs = {"model_digest": train.identity["model_digest"], "test_digest": "e" * 64}
-    evaluation = manifest("evaluate", [predictions], identity, world.evaluation_config, scores, inputs)
+    evaluation = manifest("evaluate", [record, predictions], identity, world.evaluation_config, facts, inputs)
     return replace(world, parts=parts, evaluation=evaluation)
 
 

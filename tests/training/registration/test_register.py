@@ -14,10 +14,10 @@ from infra.outputs import Manifest, manifest_key, part_key, upload_part
 from infra.part_cache import PartCache
 from infra.tracking import PACKAGE_PATH, changed_file
 from training.candidate import FILES_TAG
+from training.champion_scores import champion_evaluation, champion_scores
 from training.ledger import head, history
 from training.predictor import Predictor, fetch_package
 from training.promotion_rule import ControlMargin
-from training.register import champion_scores
 
 BLIND = RULE.model_copy(update={"control_margins": {"vqa_accuracy": ControlMargin(minimum_difference=0.9)}})
 """Refuses the model of these tests, which differs by 0.5."""
@@ -97,12 +97,13 @@ def test_the_champions_scores_are_found_by_digest_and_test_rows(world: Any, plac
     champion = head(world.store, places.model_name)
     assert champion is not None
     later = world.trained(1).evaluation
-    assert champion_scores(champion, later, RULE, world.cache) is None
+    assert champion_evaluation(champion, later, world.store) is None
     commit_evaluation(world, world.evaluation)
-    found = champion_scores(champion, later, RULE, world.cache)
-    assert found is not None and found.metrics == {"vqa_accuracy": 0.8}
+    found = champion_evaluation(champion, later, world.store)
+    assert found == world.evaluation
+    assert champion_scores(found, RULE, world.cache).metrics == {"vqa_accuracy": 0.8}
     other_rows = later.model_copy(update={"inputs": {**later.inputs, "test_digest": "other"}})
-    assert champion_scores(champion, other_rows, RULE, world.cache) is None
+    assert champion_evaluation(champion, other_rows, world.store) is None
 
 
 def commit_evaluation(world: Any, evaluation: Manifest) -> None:
@@ -119,10 +120,8 @@ def test_the_champions_first_test_is_its_oldest_evaluation_that_is_left_and_is_r
     import pyarrow.parquet as pq
 
     places.register(world)
-    champion = head(world.store, places.model_name)
-    assert champion is not None
     now = world.evaluation
-    table = pq.read_table(world.cache.path("evaluate", now.parts[0]))
+    table = pq.read_table(world.cache.path("evaluate", now.parts_of("predictions")[0]))
     parts = []
     for number, num_rows in enumerate((2, 3)):
         pq.write_table(table.slice(0, num_rows), tmp_path / "old.parquet")
@@ -134,17 +133,16 @@ def test_the_champions_first_test_is_its_oldest_evaluation_that_is_left_and_is_r
     commit_evaluation(world, now)
     world.store.delete(manifest_key("evaluate", "0" * 64))
     bounded = RULE.model_copy(update={"forgetting": 0.1})
-    found = champion_scores(champion, now, bounded, world.cache)
-    assert found is not None and found.first_test is not None
+    found = champion_scores(now, bounded, world.cache)
+    assert found.first_test is not None
     assert found.first_test.example_ids == {"0", "1", "2"}
     assert found.first_test.told == f"evaluate {'1' * 12}, made {now.record.created_at}"
     assert len(found.examples) == 22
     world.store.delete(part_key("evaluate", parts[1].digest))
     fresh = PartCache(world.store, tmp_path / "fresh")
     with pytest.raises(IntegrityError, match=parts[1].digest):
-        champion_scores(champion, now, bounded, fresh)
-    unbounded = champion_scores(champion, now, RULE, fresh)
-    assert unbounded is not None and unbounded.first_test is None
+        champion_scores(now, bounded, fresh)
+    assert champion_scores(now, RULE, fresh).first_test is None
 
 
 def test_a_version_that_was_altered_is_refused(world: Any, places: Places) -> None:
