@@ -26,7 +26,7 @@ faults: setup ## The whole fault programme: kills at every point, faulty S3, ful
 	@pytest -q -m faults --timeout 3600
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
-	@ruff format --check . && ruff check . && mypy && lint-imports
+	@ruff format --check . && ruff check . && mypy && mypy --config-file tests/mypy.ini && lint-imports
 
 bench-training: setup ## Measure training against the transformers Trainer and bare loops, and print the table
 	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/training/bench.py

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from moto_s3 import BUCKET, aws_variables, moto_s3
+from tiny_run import TinyRun
 
 from infra.part_cache import PartCache
 from infra.progress import Silent
@@ -39,6 +40,11 @@ def shared_data() -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return TinyRun.of(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

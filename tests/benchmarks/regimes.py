@@ -14,9 +14,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "support"))
 
-from real_training import World, answered, trained, workspace_in, world_of  # noqa: E402  # found by the line above
-
-from training.scoring import score  # noqa: E402
+from real_training import World, answered, text_scores, trained, workspace_in, world_of  # noqa: E402
 
 COMMON = {
     "mapper": {"kind": "mlp", "prefix_tokens": 4, "width": 128},
@@ -43,8 +41,8 @@ def measured(world: World, regime: dict[str, Any], epochs: int) -> dict[str, Any
     predictions, controls = answered(world, found, test, max_new_tokens=10)
     facts = found.output.facts
     return {
-        "accuracy": score(test, predictions)[0]["vqa_accuracy"],
-        "another_picture": score(test, controls)[0]["vqa_accuracy"],
+        "accuracy": text_scores(test, predictions)["vqa_accuracy"],
+        "another_picture": text_scores(test, controls)["vqa_accuracy"],
         "trained_parameters": facts["num_trained_parameters"],
         "last_loss": facts["final"]["loss"],
         "global_steps": found.output.counts["global_steps"],

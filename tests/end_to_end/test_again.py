@@ -11,30 +11,24 @@ from urllib.request import Request, urlopen
 
 import pytest
 from servers import free_port, server
+from tiny_run import FROSTLINE, TINY, TinyRun, environment_of
 
 from infra.outputs import Manifest
 from infra.store import LocalStore
 from training.ledger import head
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = str(REPOSITORY / "tests" / "recipes" / "tiny.yaml")
-FROSTLINE = str(Path(sys.executable).parent / "frostline")
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def var(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the tiny recipe has run once."""
-    folder = tmp_path_factory.mktemp("again")
-    frostline(folder, "run", TINY, "--json")
-    return folder
+def var(tiny_run: TinyRun) -> Path:
+    return tiny_run.var
 
 
 def frostline(var: Path, *arguments: str) -> Any:
-    environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run([FROSTLINE, *arguments], env=environment, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(
+        [FROSTLINE, *arguments], env=environment_of(var), capture_output=True, text=True, timeout=1200
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -15,6 +15,7 @@ FROSTLINE = str(Path(sys.executable).parent / "frostline")
 
 @pytest.mark.slow
 @pytest.mark.shared_data
+@pytest.mark.timeout(1800)
 def test_photos_go_through_a_pretrained_tower_and_language_model_to_a_registered_model(
     tmp_path: Path, shared_data: Path
 ) -> None:
@@ -29,7 +30,7 @@ def test_photos_go_through_a_pretrained_tower_and_language_model_to_a_registered
     assignments = [argument for key, place in places.items() for argument in ("--set", f"{key}={shared_data / place}")]
     ran = subprocess.run(
         [FROSTLINE, "run", str(RECIPE), "--json", *assignments],
-        env=environment, capture_output=True, text=True, timeout=500,
+        env=environment, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)

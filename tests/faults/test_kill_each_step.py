@@ -4,18 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_run import FROSTLINE, TINY, TinyRun, environment_of
 
 from infra.outputs import Manifest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
-FROSTLINE = str(Path(sys.executable).parent / "frostline")
 
 SIGNS_OF_WORK = {
     "ingest": "ingest/journal/*/*-shard-00001.json",
@@ -31,11 +27,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two whole runs, an
 
 
 def start(var: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "FROSTLINE_VAR_DIR": str(var), "MLFLOW_TRACKING_URI": ""}
-    environment.pop("MLFLOW_TRACKING_URI")
-    command = [FROSTLINE, "run", str(TINY), "--json", "--debug"]
+    command = [FROSTLINE, "run", TINY, "--json", "--debug"]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment_of(var),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -81,9 +80,10 @@ def training_points(var: Path, fingerprint: str) -> dict[str, list[tuple[int, fl
     }
 
 
-def test_killed_once_in_each_step_it_ends_with_the_same_rows_and_the_same_bytes(tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    expected = finish(undisturbed)
+def test_killed_once_in_each_step_it_ends_with_the_same_rows_and_the_same_bytes(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    undisturbed, expected, killed = tiny_run.as_it_ended, tiny_run.found, tmp_path
     for step in SIGNS_OF_WORK:
         kill_while_working(killed, step)
     found = finish(killed)

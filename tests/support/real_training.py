@@ -26,12 +26,14 @@ from infra.settings import Settings, TrainResources, load_profile
 from infra.store import LocalStore
 from infra.workspace import Workspace
 from training.answering import Answerer
-from training.asking import blind_images, questions_of, swapped, units_of
+from training.asking import Reply, blind_images, questions_of, swapped, units_of
 from training.config import TrainConfig
 from training.job import TrainJob
 from training.language_model import LanguageModel
 from training.loop import run_rank
+from training.objectives.answer_space import AnswerSpace
 from training.prefix_model import PrefixModel
+from training.scoring import score
 from training.train import train, train_request
 from training.trained import load_trained
 
@@ -132,8 +134,8 @@ def train_output(world: World, config: Mapping[str, Any], **resources: Any) -> M
 
 def answered(
     world: World, found: Trained, examples: Sequence[Example], max_new_tokens: int
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Texts by example, about its own image and about another example's: by what evaluation's actors run."""
+) -> tuple[dict[str, Reply], dict[str, Reply]]:
+    """By example, about its own image and about another example's: by what evaluation's actors run."""
     answerer = Answerer(
         world.workspace.store.uri,
         str(world.workspace.cache.folder),
@@ -156,8 +158,13 @@ def answered(
     asked = [one for question in questions for one in (question.own, question.control)]
     (unit,) = units_of(asked, len(asked)).values()
     replies = dict(zip(unit, answerer.run(unit), strict=True))
-    own = {question.example_id: replies[question.own].text for question in questions}
-    return own, {question.example_id: replies[question.control].text for question in questions}
+    own = {question.example_id: replies[question.own] for question in questions}
+    return own, {question.example_id: replies[question.control] for question in questions}
+
+
+def text_scores(examples: Sequence[Example], replies: Mapping[str, Reply]) -> dict[str, float]:
+    """Metrics of captions and answers."""
+    return score(examples, replies, AnswerSpace())[0]
 
 
 def tower_for(source: Path, folder: Path, size_px: int) -> Path:

@@ -68,7 +68,8 @@ def compared(runs: dict[str, dict[str, Any]], root: Path) -> list[dict[str, Any]
         like = (case.size, case.regime, case.num_ranks)
         if like not in found:
             texts, shape = Texts(TARGETS_PER_IMAGE, WORDS_PER_TARGET), (NUM_PATCHES, VISION_WIDTH)
-            found[like] = estimate_memory(*settings_of(case), language_model_of(case.size, root), shape, texts)
+            config, resources = settings_of(case)
+            found[like] = estimate_memory(config, resources, language_model_of(case.size, root), shape, texts)
         estimate = found[like][case.zero_stage]
         estimates = [estimate.cpu_bytes(rank) for rank in range(case.num_ranks)]
         ratios = [e / peak for e, peak in zip(estimates, runs[case.name]["peak_bytes_by_rank"], strict=True)]

@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
-from real_training import World, answered, trained
+from real_training import World, answered, text_scores, trained
 
-from training.scoring import score
+from training.asking import Reply
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
 CONFIG = {
@@ -30,15 +30,15 @@ def test_questions_about_unseen_pictures_are_answered(
     predictions, controls = answered(easy_vqa, trained(easy_vqa, CONFIG), test, max_new_tokens=10)
     figures = {"model": predictions, "another picture": controls}
     frequent = Counter(example.targets[0] for example in train).most_common(1)[0][0]
-    figures["most frequent answer"] = {example.example_id: frequent for example in test}
+    figures["most frequent answer"] = {example.example_id: Reply(frequent) for example in test}
     by_question = defaultdict(Counter)
     for example in train:
         by_question[example.prompt][example.targets[0]] += 1
     figures["question alone"] = {
-        example.example_id: (by_question[example.prompt] or Counter([frequent])).most_common(1)[0][0]
+        example.example_id: Reply((by_question[example.prompt] or Counter([frequent])).most_common(1)[0][0])
         for example in test
     }
-    found = {name: score(test, answers)[0]["vqa_accuracy"] for name, answers in figures.items()}
+    found = {name: text_scores(test, answers)["vqa_accuracy"] for name, answers in figures.items()}
     report = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
     print(f"\n{report}")
     record_property("figures", report)

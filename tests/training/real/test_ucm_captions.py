@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from real_training import World, answered, trained
+from real_training import World, answered, text_scores, trained
 
-from training.scoring import score
+from training.asking import Reply
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
 CONFIG = {
@@ -31,9 +31,9 @@ def test_unseen_aerial_photos_are_captioned(
     figures = {
         "model": predictions,
         "another picture": controls,
-        "most frequent caption": {example.example_id: frequent for example in test},
+        "most frequent caption": {example.example_id: Reply(frequent) for example in test},
     }
-    found = {name: score(test, texts)[0]["cider_d"] for name, texts in figures.items()}
+    found = {name: text_scores(test, replies)["cider_d"] for name, replies in figures.items()}
     report = "CIDEr-D " + ", ".join(f"{name} {value:.3f}" for name, value in found.items())
     print(f"\n{report}")
     record_property("figures", report)

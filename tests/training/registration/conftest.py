@@ -51,6 +51,10 @@ PROMPTS = ["", "", *["how many?", "what?"] * 10]
 WORDS = ["a red seven", "a blue three left of a green one", "question: how many? answer: two"]
 
 
+def settings_with(var_dir: Path, mlflow_uri: str) -> Settings:
+    return Settings(var_dir=var_dir, MLFLOW_TRACKING_URI=mlflow_uri)  # type: ignore[call-arg]  # named as its variable
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -73,7 +77,7 @@ def forge() -> Iterator[Forge]:
 
 @pytest.fixture
 def model(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Model:
-    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    settings = settings_with(tmp_path, mlflow_uri)
     workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return Model(world, workspace, name)
@@ -81,7 +85,7 @@ def model(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, req
 
 @pytest.fixture
 def places(world: "World", tmp_path: Path, profile: Profile, mlflow_uri: str, request: pytest.FixtureRequest) -> Places:
-    settings = Settings(var_dir=tmp_path, MLFLOW_TRACKING_URI=mlflow_uri)
+    settings = settings_with(tmp_path, mlflow_uri)
     workspace = Workspace(settings, profile, world.store, PartCache(world.store, tmp_path / "cache"), Silent())
     return Places(workspace, Registry(mlflow_uri), str(request.node.name))
 
@@ -140,7 +144,7 @@ def lasting_model(
     """For tests that leave it as they found it."""
     folder = tmp_path_factory.mktemp("lasting")
     world = make_world(folder, LocalStore(folder / "store"), frozen_folders)
-    settings = Settings(var_dir=folder, MLFLOW_TRACKING_URI=mlflow_uri)
+    settings = settings_with(folder, mlflow_uri)
     return Model(world, Workspace(settings, profile, world.store, world.cache, Silent()), folder.name)
 
 
