@@ -2,6 +2,9 @@
 
 The scorers are pycocoevalcap's pure-Python ones (Chen et al. 2015, "Microsoft COCO Captions"), fed with our own
 tokens, so that nothing calls Java. BLEU: Papineni et al. 2002; ROUGE-L: Lin 2004; CIDEr-D: Vedantam et al. 2015.
+
+There is no METEOR: the reference is Java, and NLTK's is an earlier formula (nltk issue 2655 tells 0.68 for the
+reference's 0.42), which would be taken for the same.
 """
 
 import math
