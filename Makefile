@@ -7,6 +7,8 @@ BENCH_VENV := .venv-bench
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+# A file stays with one process, since its tests share what took long to make.
+TWO_AT_ONCE := -n 2 --dist loadfile
 
 .PHONY: help run test faults check bench-training bench-evaluation bench-memory bench-data clean setup
 
@@ -18,9 +20,9 @@ run: setup ## Train, evaluate and register the quickstart model, end to end (4 t
 
 test: setup ## Fast tests first, then the engines, faults and deployments (about half an hour on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
-	@pytest -q -m "not slow and not faults"
+	@pytest -q $(TWO_AT_ONCE) -m "not slow and not faults"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
-	@pytest -q -m "slow and not faults"
+	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults"
 
 faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (hours on 2 cores); make test runs a selection of it
 	@pytest -q -m faults --timeout 3600

@@ -21,7 +21,7 @@ from infra.settings import ActorResources
 from infra.workspace import Workspace
 
 pytestmark = pytest.mark.slow
-ACTORS = ActorResources(num_actors=2, rows_per_batch=2, max_restarts=1, stuck_seconds=20)
+ACTORS = ActorResources(num_actors=2, rows_per_batch=2, max_restarts=1)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,11 @@ def tower_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(workspace: Workspace) -> Workspace:
-    return replace(workspace, profile=workspace.profile.model_copy(update={"featurize": ACTORS}))
+    return with_actors(workspace, ACTORS)
+
+
+def with_actors(workspace: Workspace, actors: ActorResources) -> Workspace:
+    return replace(workspace, profile=workspace.profile.model_copy(update={"featurize": actors}))
 
 
 def encoder_that_ends_once(end: Callable[[], object], folder: Path) -> type[Encoder]:
@@ -82,6 +86,8 @@ def test_an_actor_that_ends_in_the_midst_of_a_shard_costs_that_shard(
 ) -> None:
     """Without `_lose` in infra.ray the error of the death would end the step, or the hang never would."""
     monkeypatch.setattr(step, "Encoder", encoder_that_ends_once(ENDS[end], tmp_path))
+    if end == "hang":
+        workspace = with_actors(workspace, ACTORS.model_copy(update={"stuck_seconds": 20}))
     pictures = [noise(number) for number in range(10)]
     dataset = store_images(workspace.store, [pictures[:4], pictures[4:8], pictures[8:]])
     features = encode(dataset, tower_dir, workspace)
@@ -115,7 +121,7 @@ def test_an_actor_computes_with_the_threads_of_the_profile(
 
     monkeypatch.setattr(step, "Encoder", Tells)
     two = ActorResources(num_actors=1, threads_per_actor=2, rows_per_batch=2)
-    workspace = replace(workspace, profile=workspace.profile.model_copy(update={"featurize": two}))
+    workspace = with_actors(workspace, two)
     dataset = store_images(workspace.store, [[noise(0)]])
     assert_features_are_those_of_each_image_alone(encode(dataset, tower_dir, workspace), dataset, tower_dir, workspace)
     assert (tmp_path / "told").read_text() == "2 2"
