@@ -79,7 +79,9 @@ def changed_file(folder: Path, listing: str) -> str | None:
     name = min((name for name in {*found, *listed} if found.get(name) != listed.get(name)), default=None)
     if name is None:
         return None
-    return f"{name} was {'added' if name not in listed else 'altered' if name in found else 'lost'}"
+    if name in found and name in listed:
+        return f"{name} was altered (sha256 {found[name][:12]}… in place of {listed[name][:12]}…)"
+    return f"{name} was {'added' if name in found else 'lost'}"
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -14,7 +14,9 @@ from training.version import ensure_version
 ALTERATIONS = {
     f"{TRAINABLES}: found sha256": lambda path: (path / "artifacts/package" / TRAINABLES).open("ab").write(b"x"),
     f"{CARD}: not a whole": lambda path: (path / "artifacts/package" / CARD).open("ab").write(b" x"),
-    f"{SCRIPT} was altered": lambda path: (path / SCRIPT).open("ab").write(b"\n"),
+    rf"{SCRIPT} was altered \(sha256 \w{{12}}… in place of \w{{12}}…\)": lambda path: (
+        (path / SCRIPT).open("ab").write(b"\n")
+    ),
     "MLmodel was altered": lambda path: _replace(
         path / "MLmodel", "loader_module: mlflow.pyfunc.loaders.code_model", "loader_module: evil"
     ),
