@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from moto_s3 import BUCKET, aws_variables, moto_s3
 from tiny_run import TinyRun
 
@@ -43,8 +44,12 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
-    return TinyRun.of(tmp_path_factory.mktemp("tiny"))
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyRun:
+    """One for all processes of pytest-xdist. Only one file of tests may go on in its `var`."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "tiny_run"
+    with FileLock(folder.with_suffix(".lock")):
+        return TinyRun.of(folder)
 
 
 @pytest.fixture(scope="session")

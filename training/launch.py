@@ -123,11 +123,18 @@ def _ray_rank(settings: dict[str, Any]) -> None:
         if not isinstance(error, Interrupted):
             raise  # the other ranks may be waiting for this one
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Of our own making or an engine's: started again, the ranks would meet it again.
-        ray.get(relay.fail.remote(FrostlineError.__name__, f"{type(error).__name__}: {error}"))
+        if group_stands():  # of our own making or an engine's: started again, the ranks would meet it again
+            ray.get(relay.fail.remote(FrostlineError.__name__, f"{type(error).__name__}: {error}"))
         raise
     finally:
         link.close()
+
+
+def group_stands() -> bool:
+    """Where another rank was lost, Ray Train takes the process group away, also from under a global step."""
+    from torch import distributed
+
+    return distributed.is_initialized()
 
 
 def run_from_environment(job: TrainJob) -> None:

@@ -3,21 +3,21 @@
 import contextlib
 import os
 import pty
-import sys
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from tiny_run import FROSTLINE, TINY, TinyRun
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = str(REPOSITORY / "tests" / "recipes" / "tiny.yaml")
-FROSTLINE = str(Path(sys.executable).parent / "frostline")
 CTRL_C = b"\x03"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_ctrl_c_in_training_commits_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_in_training_commits_a_checkpoint_and_says_how_to_go_on(tiny_run: TinyRun, tmp_path: Path) -> None:
+    for step in ("ingest", "base", "featurize"):
+        shutil.copytree(tiny_run.as_it_ended / "store" / step, tmp_path / "store" / step)
     process, terminal = pty.fork()
     if process == 0:
         os.environ["FROSTLINE_VAR_DIR"] = str(tmp_path)

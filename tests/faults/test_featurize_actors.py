@@ -75,7 +75,9 @@ ENDS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("end", sorted(ENDS))
+@pytest.mark.parametrize(
+    "end", ["SIGKILL", "hang", *(pytest.param(end, marks=pytest.mark.faults) for end in ("os._exit", "sys.exit"))]
+)
 def test_an_actor_that_ends_in_the_midst_of_a_shard_costs_that_shard(
     end: str,
     ray: None,

@@ -165,7 +165,15 @@ def sides(*commits: list[Point]) -> list[Point]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [
+        pytest.param(0, "fp32", marks=pytest.mark.faults),
+        pytest.param(1, "bf16", marks=pytest.mark.faults),
+        (2, "fp32"),
+        (3, "bf16"),
+    ],
+)
 def test_killed_at_any_point_it_ends_with_the_same_weights(
     stage: int, precision: str, train: Callable[..., Training]
 ) -> None:
@@ -176,7 +184,9 @@ def test_killed_at_any_point_it_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("regime", "stage", "precision"), [("prefix", 2, "bf16"), ("lora", 3, "fp32")])
+@pytest.mark.parametrize(
+    ("regime", "stage", "precision"), [pytest.param("prefix", 2, "bf16", marks=pytest.mark.faults), ("lora", 3, "fp32")]
+)
 def test_two_ranks_killed_together_or_one_of_them_end_with_the_same_weights(
     regime: str, stage: int, precision: str, train: Callable[..., Training]
 ) -> None:
