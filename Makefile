@@ -18,10 +18,10 @@ help: ## Say what each target does
 run: setup ## Train, evaluate and register the quickstart model, end to end (4 to 12 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
-test: setup ## Fast tests first, then the engines, faults and deployments (about half an hour on 2 cores)
+test: setup ## Fast tests first, then the engines, faults and deployments (half an hour to an hour on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q $(TWO_AT_ONCE) -m "not slow and not faults"
-	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (several minutes)"
+	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (20 to 50 minutes)"
 	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults"
 
 faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (hours on 2 cores); make test runs a selection of it

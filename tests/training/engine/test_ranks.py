@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,3 +207,26 @@ def test_a_failure_in_a_rank_is_raised_by_the_launcher_as_it_is(
     job = make_job(tmp_path, {"objectives": {"classify": {}}}, {"num_ranks": 2, "max_failures": 0})
     with pytest.raises(DataError, match="no example of a task that is trained"):
         launch(job, Silent())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("stands", [True, False])
+def test_an_error_under_a_process_group_that_was_taken_away_is_not_told_as_the_rank_s_own(
+    stands: bool, tmp_path: Path, make_job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told as its own, it would end the training for good, where another rank was only lost."""
+    import ray
+
+    from training import launch
+    from training.relay import Relay
+
+    def fails(*_: object) -> None:
+        raise ValueError("Default process group has not been initialized")
+
+    relay = ray.remote(num_cpus=0)(Relay).remote()
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr("training.loop.run_rank", fails)
+    monkeypatch.setattr(launch, "group_stands", lambda: stands)
+    with pytest.raises(ValueError, match="has not been initialized"):
+        launch._ray_rank({"job": make_job(tmp_path, {}, {"num_ranks": 2}).model_dump_json(), "relay": relay})
+    assert (ray.get(relay.failure.remote()) is not None) == stands
