@@ -10,6 +10,15 @@ TIED = ("gpt2", "opt", "smollm3")
 FAMILIES = ("gpt2", "gpt_neox", "llama", "opt", "qwen3", "smollm3")
 
 
+def spread(model: Any) -> None:
+    """Draw its matrices anew, so wide that texts depend on what is read."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+
+
 def families(vocabulary: int = 101, width: int = 32) -> dict[str, Callable[[], Any]]:
     """A builder for each family; its weights come from torch's generator. Hidden widths of perceptrons are 2 * width,
     of Llama-like attention NUM_HEADS query heads and half as many for keys and values."""

@@ -3,14 +3,14 @@
 Shapes: B questions, P patches, V vision width, K prefix, D LM width, W vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from language_model_families import EOS, MAX_POSITIONS, families
+from language_model_families import EOS, MAX_POSITIONS, families, spread
 from torch import Tensor
 
 from training.asking import Asked, Reply
@@ -23,6 +23,8 @@ from training.objectives.answer_space import AnswerSpace
 from training.prefix_model import PrefixModel, build_prefix_model
 from training.replying import replies_to
 from training.shots import Shot, Shots
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAD, PREFIX, NUM_QUESTIONS, NUM_SHOTS, MAX_TARGET_TOKENS = (1,), 3, 24, 2, 8
 SETTINGS = {
@@ -47,21 +49,11 @@ class Letters:
         return [" ".join(map(str, row)) for row in rows]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=["gpt2", "llama", "qwen3"])
 def read(request: pytest.FixtureRequest) -> Read:
     torch.manual_seed(0)
     language_model = families(48)[request.param]()
-    for parameter in language_model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
+    spread(language_model)
     language = LanguageModel(language_model.eval(), Letters(), Path("memory"), LEAD, EOS, MAX_POSITIONS)
     model = build_prefix_model(TrainConfig.model_validate(SETTINGS), language, (4, 8), AnswerSpace()).eval()
     model.mapper.output_scale = 2.0  # a prefix that is heard

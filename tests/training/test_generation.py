@@ -5,13 +5,13 @@ Shapes: B rows, P patches, V vision width, K prefix, D LM width, W vocabulary.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from language_model_families import EOS, MAX_POSITIONS, families
+from language_model_families import EOS, MAX_POSITIONS, families, spread
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -21,6 +21,8 @@ from training.generation import Beam, GenerationConfig, Greedy, Sampling, Strate
 from training.language_model import LanguageModel, load_language_model
 from training.regimes import apply_regime
 from training.regimes.config import AdapterRegime, BitfitRegime, FullRegime, LoraRegime, PrefixRegime, RegimeConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WIDTH, VOCABULARY, PREFIX = 32, 48, 3
 PROMPTS = ["a", "", "abcdefgh", "xyz", "hello there", "q", "what is it", "zz"]
@@ -62,22 +64,11 @@ class Projection:
         return torch.cat([lead_LD.expand(len(patches_BPV), -1, -1), prefix_BKD], dim=1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on tensors this small spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=["gpt2", "llama", "qwen3"])
 def language(request: pytest.FixtureRequest) -> LanguageModel:
     torch.manual_seed(0)
     model = families(VOCABULARY, WIDTH)[request.param]()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
+    spread(model)
     return LanguageModel(model.eval(), Numbers(), Path("tiny"), (1,), EOS, MAX_POSITIONS)
 
 
