@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 # A file stays with one process, since its tests share what took long to make.
 TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes of two threads share two cores: a thread that waits sleeps instead of spinning on the other's core.
+test: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help run test faults check bench-training bench-evaluation bench-memory bench-data clean setup
 
