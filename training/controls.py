@@ -10,26 +10,13 @@ from training.confidence_scores import add_likelihoods
 from training.finding import add_retrieval
 from training.objectives.answer_space import AnswerSpace
 from training.report import Robustness
-from training.scoring import Scores, means, score
+from training.scoring import Scorer, Scores, means
 
 
 @dataclass(frozen=True)
 class Scored:
     metrics: dict[str, float]
     scores: Scores
-
-
-def scored(
-    examples: Sequence[Example],
-    questions: Sequence[Question],
-    replies: Mapping[Asked, Reply],
-    shown: Callable[[Question], Asked],
-    space: AnswerSpace,
-) -> Scored:
-    """By what is `shown` in the place of each example's image."""
-    metrics, scores = score(examples, {one.example_id: replies[shown(one)] for one in questions}, space)
-    metrics |= add_retrieval(questions, replies, shown, scores)
-    return Scored(metrics | means(examples, scores), scores)
 
 
 class AllScored(NamedTuple):
@@ -45,8 +32,12 @@ def all_scored(
 ) -> AllScored:
     """With their images, with swapped ones and with the mean prefix; likelihoods count for the first only."""
 
+    scorer = Scorer(examples, space)
+
     def by(shown: Callable[[Question], Asked]) -> Scored:
-        return scored(examples, questions, replies, shown, space)
+        metrics, scores = scorer.score({one.example_id: replies[shown(one)] for one in questions})
+        metrics |= add_retrieval(questions, replies, shown, scores)
+        return Scored(metrics | means(examples, scores), scores)
 
     found = AllScored(by(lambda one: one.own), by(lambda one: one.control), by(lambda one: one.blind))
     likelihoods = add_likelihoods(questions, replies, found.own.scores)
@@ -64,9 +55,12 @@ def robustness(
     """By corruption, in the order of `Question.worse`; beside the same examples with their pictures as they are."""
     asked = {question.example_id: question for question in questions if question.worse}
     chosen = [example for example in examples if example.example_id in asked]
-    without = score(chosen, {name: replies[question.own] for name, question in asked.items()}, space)[0]
+    scorer = Scorer(chosen, space)
+    without, _ = scorer.score({name: replies[question.own] for name, question in asked.items()})
     found = {}
     for place, name in enumerate(names):
-        said = {example_id: replies[question.worse[place]] for example_id, question in asked.items()}
-        found[name] = Robustness(num_examples=len(chosen), metrics=score(chosen, said, space)[0], without=without)
+        metrics, _ = scorer.score(
+            {example_id: replies[question.worse[place]] for example_id, question in asked.items()}
+        )
+        found[name] = Robustness(num_examples=len(chosen), metrics=metrics, without=without)
     return found

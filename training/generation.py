@@ -187,12 +187,14 @@ def _one_by_one(
     """A row that has ended leaves the batch."""
     import torch
 
+    from training.generation_cache import cache_with_room
+
     out: list[list[int]] = [[] for _ in range(len(inputs_BTD))]
     log_likelihoods = [0.0] * len(out)
     rows = list(range(len(inputs_BTD)))
     positions_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
     step: dict[str, Any] = {"inputs_embeds": inputs_BTD}
-    cache = None
+    cache = cache_with_room(language.model.config, max_new_tokens - 1)
     for number in range(max_new_tokens):
         found = language.model(
             **step,
@@ -203,9 +205,9 @@ def _one_by_one(
             logits_to_keep=1,
         )
         logits_BW = found.logits[:, -1]
-        cache, next_B = found.past_key_values, choose(logits_BW, rows, number)
+        next_B = choose(logits_BW, rows, number)
         tokens = next_B.tolist()
-        chosen_B = logits_BW.gather(1, next_B[:, None])[:, 0].float() - logits_BW.float().logsumexp(dim=1)
+        chosen_B = logits_BW.float().log_softmax(dim=1).gather(1, next_B[:, None])[:, 0]
         for row, value in zip(rows, chosen_B.tolist(), strict=True):
             log_likelihoods[row] += value
         going = [place for place, token in enumerate(tokens) if token != language.eos_id]

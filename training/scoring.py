@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from data_prep.dataset import Example
 from training.asking import Reply
 from training.metrics.bootstrap import interval
-from training.metrics.captions import caption_exact_match, score_captions
+from training.metrics.captions import CaptionScorer, caption_exact_match
 from training.metrics.classification import ClassificationScores, classification_scores
 from training.metrics.regression import regression_scores
 from training.metrics.vqa import vqa_accuracy
@@ -28,34 +28,41 @@ Scores = dict[str, dict[str, float]]
 """By example_id, by metric."""
 
 
-def score(
-    examples: Sequence[Example], replies: Mapping[str, Reply], space: AnswerSpace
-) -> tuple[dict[str, float], Scores]:
-    """(metrics over all, scores of each example). `replies` are by example_id; `space` is what heads choose from."""
-    per_example: Scores = {}
-    metrics: dict[str, float] = {}
-    labelled, captions, numbered = (_of_task(examples, task) for task in ("classify", "caption", "regress"))
-    for example in labelled:
-        per_example[example.example_id] = {"accuracy": float(replies[example.example_id].text == example.label)}
-    if labelled:
-        metrics |= _classified(labelled, replies, space).metrics
-    for example in _of_task(examples, "vqa"):
-        accuracy = vqa_accuracy(replies[example.example_id].text, example.targets)
-        per_example[example.example_id] = {"vqa_accuracy": accuracy}
-    if captions:
-        texts = [replies[example.example_id].text for example in captions]
-        found = score_captions(texts, [example.targets for example in captions])
-        for row, example in enumerate(captions):
-            scores = {name: values[row] for name, values in found.per_example.items()}
-            scores["caption_exact_match"] = caption_exact_match(texts[row], example.targets)
-            per_example[example.example_id] = scores
-        metrics |= found.corpus
-    if numbered:
-        said = [replies[example.example_id].numbers for example in numbered]
-        metrics |= regression_scores([example.numbers for example in numbered], said).metrics
-        for example, numbers in zip(numbered, said, strict=True):
-            per_example[example.example_id] = {"neg_mse": -_scaled_error(example, numbers, space)}
-    return metrics | means(examples, per_example), per_example
+class Scorer:
+    """Scores replies to the same examples, as often as there are replies: targets are counted once."""
+
+    def __init__(self, examples: Sequence[Example], space: AnswerSpace):
+        """`space` is what heads choose from."""
+        self._examples, self._space = examples, space
+        self._captions = _of_task(examples, "caption")
+        self._caption_scorer = CaptionScorer([one.targets for one in self._captions]) if self._captions else None
+
+    def score(self, replies: Mapping[str, Reply]) -> tuple[dict[str, float], Scores]:
+        """(metrics over all, scores of each example). `replies` are by example_id."""
+        per_example: Scores = {}
+        metrics: dict[str, float] = {}
+        labelled, numbered = (_of_task(self._examples, task) for task in ("classify", "regress"))
+        for example in labelled:
+            per_example[example.example_id] = {"accuracy": float(replies[example.example_id].text == example.label)}
+        if labelled:
+            metrics |= _classified(labelled, replies, self._space).metrics
+        for example in _of_task(self._examples, "vqa"):
+            accuracy = vqa_accuracy(replies[example.example_id].text, example.targets)
+            per_example[example.example_id] = {"vqa_accuracy": accuracy}
+        if self._caption_scorer:
+            texts = [replies[example.example_id].text for example in self._captions]
+            found = self._caption_scorer.score(texts)
+            for row, example in enumerate(self._captions):
+                scores = {name: values[row] for name, values in found.per_example.items()}
+                scores["caption_exact_match"] = caption_exact_match(texts[row], example.targets)
+                per_example[example.example_id] = scores
+            metrics |= found.corpus
+        if numbered:
+            said = [replies[example.example_id].numbers for example in numbered]
+            metrics |= regression_scores([example.numbers for example in numbered], said).metrics
+            for example, numbers in zip(numbered, said, strict=True):
+                per_example[example.example_id] = {"neg_mse": -_scaled_error(example, numbers, self._space)}
+        return metrics | means(self._examples, per_example), per_example
 
 
 def _scaled_error(example: Example, numbers: Sequence[float], space: AnswerSpace) -> float:

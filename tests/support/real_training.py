@@ -33,7 +33,7 @@ from training.language_model import LanguageModel
 from training.loop import run_rank
 from training.objectives.answer_space import AnswerSpace
 from training.prefix_model import PrefixModel
-from training.scoring import score
+from training.scoring import Scorer
 from training.train import train, train_request
 from training.trained import load_trained
 
@@ -164,7 +164,7 @@ def answered(
 
 def text_scores(examples: Sequence[Example], replies: Mapping[str, Reply]) -> dict[str, float]:
     """Metrics of captions and answers."""
-    return score(examples, replies, AnswerSpace())[0]
+    return Scorer(examples, AnswerSpace()).score(replies)[0]
 
 
 def tower_for(source: Path, folder: Path, size_px: int) -> Path:

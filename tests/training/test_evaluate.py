@@ -25,7 +25,7 @@ from training.asking import BLIND, Asked, Reply, blind_id
 from training.champion_scores import scores_of
 from training.generation import generate
 from training.objectives.answer_space import AnswerSpace
-from training.scoring import score
+from training.scoring import Scorer
 from training.trained import load_trained
 
 NUM_ANSWERED = 20
@@ -94,7 +94,7 @@ def test_every_test_example_is_answered_with_its_image_and_with_another_and_scor
     of_likelihoods = {"perplexity": report["metrics"]["perplexity"]}
     for told, column in (("metrics", "prediction"), ("control", "control_prediction"), ("blind", "blind_prediction")):
         replies = {row["example_id"]: Reply(row[column]) for row in rows}
-        expected, by_example = score(examples, replies, AnswerSpace())
+        expected, by_example = Scorer(examples, AnswerSpace()).score(replies)
         assert report[told] == manifest.facts[told] == expected | (of_likelihoods if told == "metrics" else {})
         kept = {"metrics": "scores", "control": "control_scores", "blind": "blind_scores"}[told]
         assert {row["example_id"]: dict(row[kept]) for row in rows} == by_example

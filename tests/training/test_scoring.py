@@ -11,11 +11,11 @@ from training import scoring
 from training.asking import Reply
 from training.objectives.answer_space import AnswerSpace
 from training.report import ClassScores, Confusion
-from training.scoring import MAX_SLICES_PER_ATTRIBUTE, OTHER, Scores, headline, intervals, slices
+from training.scoring import MAX_SLICES_PER_ATTRIBUTE, OTHER, Scorer, Scores, headline, intervals, slices
 
 
 def score(examples: Sequence[Example], said: Mapping[str, str]) -> tuple[dict[str, float], Scores]:
-    return scoring.score(examples, replies(said), AnswerSpace())
+    return Scorer(examples, AnswerSpace()).score(replies(said))
 
 
 def by_label(examples: Sequence[Example], said: Mapping[str, str]) -> tuple[list[ClassScores], Confusion | None]:
@@ -215,7 +215,7 @@ def test_numbers_are_scored_in_their_units_and_each_example_in_standard_deviatio
     space = AnswerSpace(number_means=(0.0, 10.0), number_deviations=(1.0, 4.0))
     examples = [numbered("a", 1.0, 10.0), numbered("b", 2.0, 14.0), numbered("c", 4.0, 8.0)]
     said = {"a": Reply(numbers=(1.0, 10.0)), "b": Reply(numbers=(3.0, 10.0)), "c": Reply(numbers=(4.0, 4.0))}
-    metrics, per_example = scoring.score(examples, said, space)
+    metrics, per_example = Scorer(examples, space).score(said)
     # b: one deviation off in each; c: one off in the second.
     assert {name: found["neg_mse"] for name, found in per_example.items()} == {"a": 0.0, "b": -1.0, "c": -0.5}
     assert metrics["neg_mse"] == pytest.approx(-0.5)
@@ -228,10 +228,10 @@ def test_a_heads_scores_give_top_k_and_areas_and_an_unknown_label_takes_them_awa
     examples = [labelled("1", "ant"), labelled("2", "bee"), labelled("3", "cat")]
     rows = {"1": (-0.1, -3.0, -4.0), "2": (-0.5, -1.0, -4.0), "3": (-3.0, -2.0, -0.2)}
     said = {name: Reply(space.labels[row.index(max(row))], max(row), numbers=row) for name, row in rows.items()}
-    metrics, _ = scoring.score(examples, said, space)
+    metrics, _ = Scorer(examples, space).score(said)
     assert metrics["accuracy"] == pytest.approx(2 / 3) and "roc_auc_macro" in metrics
     classes, confusion = scoring.by_label(examples, said, space)
     assert confusion is not None and confusion.labels == ["ant", "bee", "cat"] and len(classes) == 3
     unknown = [*examples, labelled("4", "dog")]
-    metrics, _ = scoring.score(unknown, {**said, "4": said["1"]}, space)
+    metrics, _ = Scorer(unknown, space).score({**said, "4": said["1"]})
     assert metrics["accuracy"] == pytest.approx(2 / 4) and "roc_auc_macro" not in metrics

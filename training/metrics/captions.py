@@ -1,7 +1,7 @@
 """Caption scores: BLEU-1..4, ROUGE-L, CIDEr-D and exact match.
 
-The scorers are pycocoevalcap's pure-Python ones (Chen et al. 2015, "Microsoft COCO Captions"), fed with our own
-tokens, so that nothing calls Java. BLEU: Papineni et al. 2002; ROUGE-L: Lin 2004; CIDEr-D: Vedantam et al. 2015.
+To the bit what pycocoevalcap's scorers (Chen et al. 2015, "Microsoft COCO Captions") say of the same tokens. Those
+count the references anew for every set of predictions, and an evaluation has three: with the images, and two controls.
 
 There is no METEOR: the reference is Java, and NLTK's is an earlier formula (nltk issue 2655 tells 0.68 for the
 reference's 0.42), which would be taken for the same.
@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from infra.errors import DataError
+from training.metrics.bleu import BleuReferences, bleu, over_all
+from training.metrics.cider import Rarity, cider_d
+from training.metrics.ngrams import Words, count_ngrams
+from training.metrics.rouge import RougeReferences
 from training.metrics.tokenize import tokenize_caption
 
 BLEU_KEYS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
@@ -36,32 +40,53 @@ class CaptionScores:
     document frequencies."""
 
 
-def score_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
-    """Score one prediction per image against all references of that image.
+class CaptionScorer:
+    """Scores predictions against the references of the same images, which are counted once.
 
-    Scores do not depend on the order of the examples. A prediction without words scores 0 on every metric, and
-    so does one whose references have none. Raises DataError on no examples, on lengths that differ and on an
-    example without references.
+    Raises DataError on no images and on an image without references.
     """
-    _check(predictions, references)
-    hypotheses = [_spaced(prediction) for prediction in predictions]
-    targets = [[_spaced(reference) for reference in several] for several in references]
-    # A reference without words ("?") would count as a shortest reference in BLEU and as a perfect match in ROUGE-L.
-    targets = [[target for target in several if target] or [""] for several in targets]
 
-    corpus, per_example = _bleu(hypotheses, targets)
-    per_example["rouge_l"] = _rouge(hypotheses, targets)
-    corpus["rouge_l"] = _mean(per_example["rouge_l"])
-    if len(hypotheses) > 1:
-        per_example["cider_d"] = _cider(hypotheses, targets)
-        corpus["cider_d"] = _mean(per_example["cider_d"])
-    return CaptionScores(corpus=corpus, per_example=per_example)
+    def __init__(self, references: Sequence[Sequence[str]]):
+        if any(isinstance(several, str) for several in references):
+            raise DataError("found a bare string; expected a list of references per image")
+        bare = [index for index, several in enumerate(references) if not several]
+        if bare or not references:
+            found = f"image {bare[0]} ({len(bare)} in all) has no reference" if bare else "found no images"
+            raise DataError(f"{found}; expected at least one image, and for each a reference. Leave the others out.")
+        # A reference without words ("?") would count as a shortest reference in BLEU and as a perfect match in ROUGE-L.
+        worded = [[words for text in several if (words := _words(text))] or [()] for several in references]
+        counted = [[count_ngrams(words) for words in several] for several in worded]
+        self._rarity = Rarity(counted)
+        self._rouge = [RougeReferences(several) for several in worded]
+        self._bleu = [BleuReferences(several) for several in counted]
+        self._cider = [[self._rarity.vector(ngrams) for ngrams in several] for several in counted]
+
+    def score(self, predictions: Sequence[str]) -> CaptionScores:
+        """Score one prediction per image against all references of that image.
+
+        Scores do not depend on the order of the images. A prediction without words scores 0 on every metric, and
+        so does one whose references have none. Raises DataError on more or fewer predictions than images.
+        """
+        if isinstance(predictions, str) or len(predictions) != len(self._rouge):
+            found = "a bare string" if isinstance(predictions, str) else f"{len(predictions)} predictions"
+            raise DataError(f"found {found} for {len(self._rouge)} images; expected a list of one prediction per image")
+        worded = [_words(prediction) for prediction in predictions]
+        counted = [count_ngrams(words) for words in worded]
+        overlaps = [known.overlap(ngrams) for known, ngrams in zip(self._bleu, counted, strict=True)]
+        corpus = dict(zip(BLEU_KEYS, bleu(over_all(overlaps)), strict=True))
+        per_example = dict(zip(BLEU_KEYS, zip(*map(bleu, overlaps), strict=True), strict=True))
+        per_example["rouge_l"] = tuple(known.score(words) for known, words in zip(self._rouge, worded, strict=True))
+        if len(counted) > 1:
+            vectors = map(self._rarity.vector, counted)
+            per_example["cider_d"] = tuple(map(cider_d, vectors, self._cider))
+        corpus |= {key: _mean(per_example[key]) for key in per_example if key not in corpus}
+        return CaptionScores(corpus=corpus, per_example=per_example)
 
 
 @lru_cache(MAX_REMEMBERED)
-def _spaced(caption: str) -> str:
-    """Its tokens with spaces between them. The references are asked for once more by the control."""
-    return " ".join(tokenize_caption(caption))
+def _words(caption: str) -> Words:
+    """Models repeat themselves. A token with white space in it (`<a b>`) is as many words."""
+    return tuple(" ".join(tokenize_caption(caption)).split())
 
 
 def caption_exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -71,56 +96,6 @@ def caption_exact_match(prediction: str, references: Sequence[str]) -> float:
 
 def _plain(text: str) -> str:
     return " ".join(text.split()).casefold()
-
-
-def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    if isinstance(predictions, str) or any(isinstance(several, str) for several in references):
-        raise DataError("found a bare string; expected a list of predictions and, per example, a list of references")
-    if len(predictions) != len(references) or not predictions:
-        raise DataError(
-            f"{len(predictions)} predictions and {len(references)} lists of references; expected as many of each, "
-            f"and at least one. Pass one prediction per image."
-        )
-    bare = [index for index, several in enumerate(references) if not several]
-    if bare:
-        raise DataError(f"example {bare[0]} ({len(bare)} in all) has no reference; leave it out or give it one")
-
-
-def _bleu(hypotheses: list[str], targets: list[list[str]]) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
-    """For n = 1..4, the score of the corpus and that of each example."""
-    from pycocoevalcap.bleu.bleu import Bleu
-
-    corpus, columns = Bleu(4).compute_score(dict(enumerate(targets)), _as_results(hypotheses), verbose=0)
-    if not any(hypotheses):
-        corpus = [0.0] * 4
-    per_example = {
-        key: tuple(float(score) if hypothesis else 0.0 for hypothesis, score in zip(hypotheses, column, strict=True))
-        for key, column in zip(BLEU_KEYS, columns, strict=True)
-    }
-    return dict(zip(BLEU_KEYS, map(float, corpus), strict=True)), per_example
-
-
-def _rouge(hypotheses: list[str], targets: list[list[str]]) -> tuple[float, ...]:
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    rouge = Rouge()
-    return tuple(
-        float(rouge.calc_score([hypothesis], several)) if hypothesis else 0.0
-        for hypothesis, several in zip(hypotheses, targets, strict=True)
-    )
-
-
-def _cider(hypotheses: list[str], targets: list[list[str]]) -> tuple[float, ...]:
-    from pycocoevalcap.cider.cider import Cider
-
-    if not any(any(several) for several in targets):
-        return (0.0,) * len(hypotheses)  # the scorer fails on a reference set without a single word
-    _, scores = Cider().compute_score(dict(enumerate(targets)), _as_results(hypotheses))
-    return tuple(map(float, scores))
-
-
-def _as_results(hypotheses: list[str]) -> dict[int, list[str]]:
-    return {index: [hypothesis] for index, hypothesis in enumerate(hypotheses)}
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -1,0 +1,80 @@
+"""CIDEr-D of Vedantam et al. 2015: cosines of n-gram counts weighted by rarity, as COCO's evaluation computes it."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from training.metrics.ngrams import ORDERS, Ngrams, Words
+
+LENGTH_DEVIATION = 6.0
+"""σ of the weight of a difference in length, in words."""
+SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A text's n-gram counts, each times the rarity of its n-gram; for each of `ORDERS`."""
+
+    weights: tuple[Mapping[Words, float], ...]
+    norms: tuple[float, ...]
+    num_pairs: int
+    """Pairs of words next to each other: COCO's evaluation takes these for the length of the text."""
+
+
+class Rarity:
+    """How rare n-grams are over the references of all images: ln(images / images with the n-gram)."""
+
+    def __init__(self, images: Sequence[Sequence[Ngrams]]):
+        self._images_with: tuple[Counter[Words], ...] = tuple(Counter() for _ in ORDERS)
+        for several in images:
+            for at, images_with in enumerate(self._images_with):
+                images_with.update(set().union(*(ngrams[at] for ngrams in several)))
+        self._num_images = len(images)
+
+    def vector(self, text: Ngrams) -> Vector:
+        weights, norms = [], []
+        most = _log(self._num_images)
+        for counts, images_with in zip(text, self._images_with, strict=True):
+            some, square = {}, 0.0
+            for ngram, count in counts.items():
+                weight = some[ngram] = count * (most - _log(images_with.get(ngram, 1)))
+                square += weight**2
+            weights.append(some)
+            norms.append(math.sqrt(square))
+        return Vector(tuple(weights), tuple(norms), sum(text[1].values()))
+
+
+def cider_d(text: Vector, references: Sequence[Vector]) -> float:
+    """The mean over references of the mean over `ORDERS` of the cosine, clipped so that repeating a word gains nothing.
+
+    0 where nothing is in common, and where nothing is rare."""
+    by_order = [0.0] * len(ORDERS)
+    for reference in references:
+        weight = _length_weight(text.num_pairs - reference.num_pairs)
+        for at, (ours, theirs) in enumerate(zip(text.weights, reference.weights, strict=True)):
+            common = 0.0
+            for ngram, value in ours.items():
+                if ngram in theirs:
+                    wanted = theirs[ngram]
+                    common += min(value, wanted) * wanted
+            if common:
+                by_order[at] += common / (text.norms[at] * reference.norms[at]) * weight
+    total = 0.0
+    for score in by_order:
+        total += score  # not `sum`, whose last bits differ between versions of Python
+    return total / len(ORDERS) / len(references) * SCALE
+
+
+@cache
+def _log(count: int) -> float:
+    """NumPy's, whose last bit is not always that of `math.log`."""
+    return float(np.log(float(count)))
+
+
+@cache
+def _length_weight(difference: int) -> float:
+    return math.e ** (-(float(difference) ** 2) / (2 * LENGTH_DEVIATION**2))
