@@ -153,25 +153,3 @@ def status_command(store: str | None, as_json: bool) -> None:
         print(json.dumps(found, indent=2))
     else:
         show_status(Console(), found)
-
-
-def verify_command(store: str | None, as_json: bool) -> None:
-    import typer
-
-    from infra.verify import verify_store
-
-    workspace = open_workspace("laptop", Silent(), store, writable=False)
-    report = verify_store(workspace.store)
-    if not report.num_outputs:
-        raise ConfigError(
-            f"{workspace.store.uri}: no output was found; expected a store that something was committed to. "
-            "Check --store, or start with `frostline run quickstart`."
-        )
-    if as_json:
-        print(json.dumps({"num_outputs": report.num_outputs, "num_parts": report.num_parts, "damaged": report.damaged}))
-    else:
-        for line in report.damaged:
-            print(line)
-        print(f"{report.num_outputs} outputs, {report.num_parts} parts, {len(report.damaged)} damaged")
-    if report.damaged:
-        raise typer.Exit(4)
