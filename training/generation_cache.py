@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """Writes a token's keys and values behind the others'. `DynamicLayer` copies all of them for every new token."""
 
     def __init__(self, num_more: int) -> None:

@@ -77,4 +77,4 @@ def _log(count: int) -> float:
 
 @cache
 def _length_weight(difference: int) -> float:
-    return math.e ** (-(float(difference) ** 2) / (2 * LENGTH_DEVIATION**2))
+    return float(math.e ** (-(float(difference) ** 2) / (2 * LENGTH_DEVIATION**2)))
