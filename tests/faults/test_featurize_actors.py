@@ -89,7 +89,7 @@ def test_an_actor_that_ends_in_the_midst_of_a_shard_costs_that_shard(
     """Without `_lose` in infra.ray the error of the death would end the step, or the hang never would."""
     monkeypatch.setattr(step, "Encoder", encoder_that_ends_once(ENDS[end], tmp_path))
     if end == "hang":
-        workspace = with_actors(workspace, ACTORS.model_copy(update={"stuck_seconds": 20}))
+        workspace = with_actors(workspace, ACTORS.model_copy(update={"stuck_seconds": 45}))
     pictures = [noise(number) for number in range(10)]
     dataset = store_images(workspace.store, [pictures[:4], pictures[4:8], pictures[8:]])
     features = encode(dataset, tower_dir, workspace)
