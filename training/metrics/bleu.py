@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.metrics.ngrams import ORDERS, Ngrams, Words
+from training.metrics.ngrams import ORDERS, Ngrams
 
 NO_MATCH = 1e-15
 NO_NGRAM = 1e-9
@@ -24,28 +24,26 @@ class Overlap:
     """Those that the references have too."""
 
 
-class BleuReferences:
-    """The references of one image, counted."""
+def overlap(text: Ngrams, references: Sequence[Ngrams]) -> Overlap:
+    """An n-gram counts as often as in one of the references at most."""
+    num_words = _num_words(text)
+    _, closest = min((abs(length - num_words), length) for length in map(_num_words, references))
+    matched = []
+    for counts, several in zip(text, zip(*references, strict=True), strict=True):
+        total = 0
+        for ngram, count in counts.items():
+            most = 0
+            for there in several:
+                if ngram in there and there[ngram] > most:
+                    most = there[ngram]
+            total += min(count, most)
+        matched.append(total)
+    possible = tuple(max(0, num_words - order + 1) for order in ORDERS)
+    return Overlap(num_words, closest, possible, tuple(matched))
 
-    def __init__(self, references: Sequence[Ngrams]):
-        self._lengths = [sum(ngrams[0].values()) for ngrams in references]
-        self._most: tuple[dict[Words, int], ...] = tuple({} for _ in ORDERS)
-        for ngrams in references:
-            for most, counts in zip(self._most, ngrams, strict=True):
-                for ngram, count in counts.items():
-                    if most.get(ngram, 0) < count:
-                        most[ngram] = count
 
-    def overlap(self, text: Ngrams) -> Overlap:
-        """An n-gram counts as often as in one of the references at most."""
-        num_words = sum(text[0].values())
-        matched = (
-            sum(min(count, most[ngram]) for ngram, count in counts.items() if ngram in most)
-            for counts, most in zip(text, self._most, strict=True)
-        )
-        _, closest = min((abs(length - num_words), length) for length in self._lengths)
-        possible = tuple(max(0, num_words - order + 1) for order in ORDERS)
-        return Overlap(num_words, closest, possible, tuple(matched))
+def _num_words(text: Ngrams) -> int:
+    return sum(text[0].values())
 
 
 def over_all(overlaps: Sequence[Overlap]) -> Overlap:

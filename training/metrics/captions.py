@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from infra.errors import DataError
-from training.metrics.bleu import BleuReferences, bleu, over_all
-from training.metrics.cider import Rarity, cider_d
+from training.metrics.bleu import bleu, over_all, overlap
+from training.metrics.cider import Rarity
 from training.metrics.ngrams import Words, count_ngrams
-from training.metrics.rouge import RougeReferences
+from training.metrics.rouge import rouge_l
 from training.metrics.tokenize import tokenize_caption
 
 BLEU_KEYS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
@@ -54,12 +54,10 @@ class CaptionScorer:
             found = f"image {bare[0]} ({len(bare)} in all) has no reference" if bare else "found no images"
             raise DataError(f"{found}; expected at least one image, and for each a reference. Leave the others out.")
         # A reference without words ("?") would count as a shortest reference in BLEU and as a perfect match in ROUGE-L.
-        worded = [[words for text in several if (words := _words(text))] or [()] for several in references]
-        counted = [[count_ngrams(words) for words in several] for several in worded]
-        self._rarity = Rarity(counted)
-        self._rouge = [RougeReferences(several) for several in worded]
-        self._bleu = [BleuReferences(several) for several in counted]
-        self._cider = [[self._rarity.vector(ngrams) for ngrams in several] for several in counted]
+        self._words = [[words for text in several if (words := _words(text))] or [()] for several in references]
+        self._ngrams = [[count_ngrams(words) for words in several] for several in self._words]
+        self._rarity = Rarity(self._ngrams)
+        self._vectors = [[self._rarity.vector(ngrams) for ngrams in several] for several in self._ngrams]
 
     def score(self, predictions: Sequence[str]) -> CaptionScores:
         """Score one prediction per image against all references of that image.
@@ -67,18 +65,18 @@ class CaptionScorer:
         Scores do not depend on the order of the images. A prediction without words scores 0 on every metric, and
         so does one whose references have none. Raises DataError on more or fewer predictions than images.
         """
-        if isinstance(predictions, str) or len(predictions) != len(self._rouge):
+        if isinstance(predictions, str) or len(predictions) != len(self._words):
             found = "a bare string" if isinstance(predictions, str) else f"{len(predictions)} predictions"
-            raise DataError(f"found {found} for {len(self._rouge)} images; expected a list of one prediction per image")
+            raise DataError(f"found {found} for {len(self._words)} images; expected a list of one prediction per image")
         worded = [_words(prediction) for prediction in predictions]
         counted = [count_ngrams(words) for words in worded]
-        overlaps = [known.overlap(ngrams) for known, ngrams in zip(self._bleu, counted, strict=True)]
+        overlaps = list(map(overlap, counted, self._ngrams))
         corpus = dict(zip(BLEU_KEYS, bleu(over_all(overlaps)), strict=True))
         per_example = dict(zip(BLEU_KEYS, zip(*map(bleu, overlaps), strict=True), strict=True))
-        per_example["rouge_l"] = tuple(known.score(words) for known, words in zip(self._rouge, worded, strict=True))
+        per_example["rouge_l"] = tuple(map(rouge_l, worded, self._words))
         if len(counted) > 1:
             vectors = map(self._rarity.vector, counted)
-            per_example["cider_d"] = tuple(map(cider_d, vectors, self._cider))
+            per_example["cider_d"] = tuple(map(self._rarity.cider_d, vectors, self._vectors))
         corpus |= {key: _mean(per_example[key]) for key in per_example if key not in corpus}
         return CaptionScores(corpus=corpus, per_example=per_example)
 
