@@ -11,7 +11,7 @@ NO_NGRAM = 1e-9
 """What COCO's evaluation adds above and below the line, so that no match and no n-gram are no cases of their own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Overlap:
     """Of one text with its references, or of several texts each with its own."""
 

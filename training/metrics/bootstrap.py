@@ -92,10 +92,12 @@ def _resampled_means(sums: NDArray[np.float64], sizes: NDArray[np.int64], seed: 
     generator = np.random.default_rng(seed)
     means = np.empty(NUM_RESAMPLES)
     at_once = max(1, _DRAWS_AT_ONCE // len(sums))
+    alike = bool((sizes == sizes[0]).all())
     for start in range(0, NUM_RESAMPLES, at_once):
         num_rows = min(at_once, NUM_RESAMPLES - start)
         drawn = generator.integers(len(sums), size=(num_rows, len(sums)))
-        means[start : start + num_rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+        num_values = len(sums) * sizes[0] if alike else sizes[drawn].sum(axis=1)
+        means[start : start + num_rows] = sums[drawn].sum(axis=1) / num_values
     return means
 
 

@@ -15,7 +15,7 @@ LENGTH_DEVIATION = 6.0
 SCALE = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Vector:
     """A text's n-gram counts, of which each is weighted by the rarity of its n-gram; for each of `ORDERS`."""
 
