@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from flows import promotion_cli
-from flows.options import JsonOption, StoreOption
+from flows import promotion_cli, stack_cli
+from flows.options import JsonOption, ProfileOption, StoreOption
 from infra.errors import FrostlineError, Interrupted
 
 MAX_CAUSES = 50
@@ -28,7 +28,6 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe (quickstart) or the path of a YAML file.")]
-ProfileOption = Annotated[str, typer.Option(help="Where and with how much: laptop, gpu, cluster or a YAML file.")]
 SetOption = Annotated[
     list[str], typer.Option("--set", help="path.to.key=value in the recipe; profile.path.to.key=value in the profile.")
 ]
@@ -147,6 +146,7 @@ def evaluate(
 
 
 app.add_typer(promotion_cli.app)
+app.add_typer(stack_cli.app)
 
 
 @app.command()

