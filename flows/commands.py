@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from flows.claiming import claimed
 from flows.opened import open_workspace
 from flows.plan import make_plan
 from flows.planned_memory import check_training, plan_memory
@@ -74,7 +75,11 @@ def _run_in_flow(
     from flows.retrain import in_flow
     from flows.progress_artifact import ProgressArtifact  # isort: skip  retrain sets Prefect's environment first
 
-    return in_flow(recipe, replace(workspace, progress=ProgressArtifact(bars)), until, force)
+    def tell(told: str) -> None:
+        bars.console.print(told, soft_wrap=True, highlight=False, markup=False)
+
+    with claimed(recipe, workspace, tell) as holding:
+        return in_flow(recipe, replace(holding, progress=ProgressArtifact(bars)), until, force)
 
 
 def _all_reused(outputs: dict[str, Manifest], workspace: Workspace) -> RunSummary:

@@ -11,6 +11,7 @@ from data_prep.ingest_config import IngestConfig
 from data_prep.pretrained import PretrainedRef
 from data_prep.sources import PATH_FIELDS
 from data_prep.tower import FeatureConfig
+from infra.claims import Policy
 from infra.errors import ConfigError
 from infra.places import is_remote
 from infra.yaml_config import parse, read_yaml, set_values
@@ -36,6 +37,9 @@ class Recipe(BaseModel):
     featurize: FeatureConfig = FeatureConfig()
     training: TrainConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    overlap: Policy = "queue"
+    """What a retrain does that meets another one of the same model: `queue` waits for its end, `skip` leaves the work
+    to it, `replace` has it end (with a checkpoint) and takes its place."""
     promotion: PromotionRule | None = None
     """Needed to register; a recipe that ends with its training has none."""
 

@@ -17,8 +17,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.claiming import claimed
 from flows.opened import open_workspace
 from flows.plan import why_reused
 from flows.preflight import check_objectives_can_be_scored
@@ -28,7 +30,7 @@ from flows.steps import Outputs, Step, forget, run_step, steps_of
 from flows.summary import RunSummary, StepResult, step_result, summarise
 from flows.telling import tell_changes
 from infra import ray
-from infra.errors import FrostlineError
+from infra.errors import FrostlineError, Held
 from infra.outputs import Manifest
 from infra.workspace import Workspace
 
@@ -70,7 +72,7 @@ def step_task(step: Step, recipe: Recipe, workspace: Workspace) -> Task[..., Any
 @flow(name="retrain", flow_run_name="retrain-{recipe}", persist_result=False, validate_parameters=True)
 def retrain(
     recipe: str = "quickstart", profile: str = "laptop", assignments: Sequence[str] = (), store_uri: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Ingest, featurize, train, evaluate and register; what is there already is reused.
 
     `assignments` are `path.to.key=value` overrides of the recipe. Returns the object of `frostline run --json`."""
@@ -79,12 +81,16 @@ def retrain(
 
 def open_and_run(
     recipe: str, profile: str, assignments: Sequence[str], store_uri: str | None, until: str | None
-) -> dict[str, Any]:
-    """`run_recipe` from a flow's parameters."""
+) -> dict[str, Any] | State[Any]:
+    """`run_recipe` from a flow's parameters. Where another one is at work and the recipe says so: `Skipped`."""
     recipe_values, profile_values = split_assignments(list(assignments))
     opened = load_recipe(recipe, recipe_values)
     workspace = open_workspace(profile, ProgressArtifact(), store_uri, profile_values)
-    return run_recipe(opened, workspace, until)[0].model_dump(mode="json")
+    try:
+        with claimed(opened, workspace, get_run_logger().warning, flow_run.get_id()) as holding:
+            return run_recipe(opened, holding, until)[0].model_dump(mode="json")
+    except Held as held:
+        return Completed(name="Skipped", message=str(held))
 
 
 def run_recipe(

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect import Flow, flow
+from prefect.client.schemas.objects import State
 
 from flows.retrain import open_and_run
 
 
-def _up_to(step: str, description: str) -> Flow[..., dict[str, Any]]:
+def _up_to(step: str, description: str) -> Flow[..., dict[str, Any] | State[Any]]:
     """A flow with the parameters of `retrain` that ends with this step."""
 
     @flow(name=step, description=description, flow_run_name=step + "-{recipe}", persist_result=False)
@@ -17,7 +18,7 @@ def _up_to(step: str, description: str) -> Flow[..., dict[str, Any]]:
         profile: str = "laptop",
         assignments: Sequence[str] = (),
         store_uri: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | State[Any]:
         return open_and_run(recipe, profile, assignments, store_uri, until=step)
 
     return run_step

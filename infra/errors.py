@@ -37,3 +37,15 @@ class Interrupted(FrostlineError):  # noqa: N818 (a request that was met, no err
     """Stopped on request after committing a checkpoint; starting again resumes."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Held(FrostlineError):  # noqa: N818 (nothing is wrong)
+    """Another process is at work on the same, and was not to be waited for."""
+
+    exit_code = 75
+
+
+class ClaimLost(FrostlineError):  # noqa: N818
+    """Another process took over, because nothing was heard of this one."""
+
+    exit_code = 75

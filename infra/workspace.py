@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from infra.claims import Claim
 from infra.part_cache import PartCache
 from infra.progress import Progress
 from infra.settings import Profile, Settings
@@ -15,3 +16,5 @@ class Workspace:
     store: Store
     cache: PartCache
     progress: Progress
+    claim: Claim | None = None
+    """On the name of the model, where a whole retrain holds one. Checked before anything of order is written."""

@@ -94,7 +94,8 @@ def champion_of(request: OutputRequest, store: Store) -> LedgerEntry | None:
 
 def register(registration: Registration, attempt: Attempt, workspace: Workspace) -> Draft:
     """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where a
-    file of the registered version was altered, or it does not answer as the evaluation did."""
+    file of the registered version was altered, or it does not answer as the evaluation did, ClaimLost where another
+    retrain took this one's place."""
     from training.version import check_answers, ensure_version
 
     registry = Registry(workspace.settings.mlflow)
@@ -112,6 +113,8 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
         package = checked_package(registry, version, registration.parts.train, folder)
         answers = check_answers(package, version, registration.evaluation, registration.parts, workspace)
     pages = _pages(registration, champion, challenger, promotion, workspace.cache)  # a failure here changes no champion
+    if workspace.claim is not None:
+        workspace.claim.check()
     if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
     registry.describe(version, _description(promotion))

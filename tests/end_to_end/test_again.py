@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -99,14 +100,18 @@ def test_one_flipped_bit_is_named_and_after_a_repair_exactly_that_part_is_made_a
     assert frostline(var, "verify", "--json")["damaged"] == []
 
 
-def test_another_learning_rate_reuses_the_data_and_trains_again_as_the_plan_said(var: Path) -> None:
+def test_another_learning_rate_trains_again_as_the_plan_said_and_once_where_two_start_at_once(var: Path) -> None:
     change = ("--set", "training.learning_rate=0.002")
     plan = {step["name"]: step for step in frostline(var, "plan", TINY, "--json", *change)["steps"]}
     assert plan["train"]["action"] == "run"
     assert plan["train"]["changed"] == ["training.learning_rate"]
     assert "0.003 → 0.002" in plan["train"]["reason"]
 
-    ran = frostline(var, "run", TINY, "--json", *change)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: frostline(var, "run", TINY, "--json", *change), range(2)))
+    ran, waited = sorted(both, key=lambda one: all(step["reused"] for step in one["steps"]))
+    assert all(step["reused"] for step in waited["steps"])
+    assert waited["model"] == ran["model"]
     reused = {step["name"]: step["reused"] for step in ran["steps"]}
     assert reused == {
         "ingest": True, "base": True, "featurize": True, "train": False, "evaluate": False, "register": False,

@@ -9,7 +9,9 @@ import pytest
 from registering import RULE, Places
 
 from data_prep.reencode import Reencode
-from infra.errors import IntegrityError
+from infra.claims import Claims, this_process
+from infra.errors import ClaimLost, IntegrityError
+from infra.log import create_in
 from infra.outputs import Manifest, manifest_key, part_key, upload_part
 from infra.part_cache import PartCache
 from infra.tracking import PACKAGE_PATH, changed_file
@@ -76,6 +78,21 @@ DRAWN = {"stored_as": Reencode(max_side_px=32), "strategy": {"kind": "sampling",
 
 
 @pytest.mark.parametrize("world", [DRAWN], indirect=True)
+def test_a_retrain_that_lost_its_claim_promotes_nothing(world: Any, places: Places) -> None:
+    """It was taken for dead and another one took its place; then it wakes."""
+    claims = Claims(world.store, f"register/claims/{places.model_name}")
+    holder = this_process("the first retrain")
+    with claims.held(holder, "queue", print, print) as lost:
+        create_in(world.store, claims.folder, lost.number + 1, {"holder": holder.model_dump()})
+        places.workspace = replace(places.workspace, claim=lost)
+        with pytest.raises(ClaimLost, match="claim 1 of the first retrain was lost"):
+            places.register(world)
+        assert (head(world.store, places.model_name), places.aliases) == (None, {})
+    places.workspace = replace(places.workspace, claim=claims.newest())
+    places.register(world)
+    assert places.aliases == {"champion": "1"}
+
+
 def test_a_model_whose_texts_are_drawn_registers_where_ingest_made_images_smaller(world: Any, places: Places) -> None:
     assert world.stored[0] != world.images[0]
     made, _ = places.register(world)
