@@ -2,9 +2,11 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from flows.recipe import Recipe
 from infra.claims import Claims, this_process
@@ -12,9 +14,24 @@ from infra.store import Store
 from infra.workspace import Workspace
 
 
+CLAIMS = "register/claims"
+
+
 def claims_on(store: Store, model_name: str) -> Claims:
     """Beside the ledger of the same name, whose order they protect."""
-    return Claims(store, f"register/claims/{model_name}")
+    return Claims(store, f"{CLAIMS}/{model_name}")
+
+
+def at_work(store: Store) -> list[dict[str, Any]]:
+    """Who holds which model's claim. Only reads."""
+    names = sorted({key.removeprefix(f"{CLAIMS}/").split("/")[0] for key in store.list(CLAIMS)})
+    found = []
+    for claims in (claims_on(store, name) for name in names):
+        newest = claims.newest()
+        if newest is not None and not claims.has_ended(newest):
+            heard = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims.heard_at(newest)))
+            found.append({"claim": newest.number, "heard_at": heard, "holder": newest.holder.told()})
+    return found
 
 
 @contextmanager

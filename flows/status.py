@@ -5,13 +5,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.claiming import at_work
 from infra.errors import IntegrityError
 from infra.verify import manifests
 from infra.workspace import Workspace
 
 
 def read_status(workspace: Workspace) -> dict[str, Any]:
-    """{"store", "outputs": [...], "models": [...]}. Reads manifests and MLflow; starts nothing."""
+    """{"store", "outputs": [...], "models": [...], "at_work": [...]}. Reads manifests and MLflow; starts nothing."""
     outputs: list[dict[str, Any]] = []
     for key, manifest in manifests(workspace.store):
         if isinstance(manifest, IntegrityError):
@@ -28,7 +29,8 @@ def read_status(workspace: Workspace) -> dict[str, Any]:
             }
         )
     outputs.sort(key=lambda output: str(output.get("created_at", "")))
-    return {"store": workspace.store.uri, "outputs": outputs, "models": _models(workspace)}
+    models, working = _models(workspace), at_work(workspace.store)
+    return {"store": workspace.store.uri, "outputs": outputs, "models": models, "at_work": working}
 
 
 def _models(workspace: Workspace) -> list[dict[str, Any]]:
@@ -65,3 +67,6 @@ def show_status(console: Console, found: dict[str, Any]) -> None:
         for version in model["versions"]:
             aliases = ", ".join(version["aliases"])
             console.print(f"  version {version['version']}  {version['digest'][:12]}  {aliases}", highlight=False)
+    for claim in found["at_work"]:
+        told = f"\nat work: {claim['holder']}, heard of at {claim['heard_at']} (claim {claim['claim']})"
+        console.print(told, soft_wrap=True, highlight=False, markup=False)

@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +138,18 @@ class Claims:
 
     def is_held(self, claim: Claim) -> bool:
         """Whether its holder is at work, as far as can be known."""
-        if self.store.exists(claim.key("released")) or _died_here(claim.holder):
-            return False
-        return self._silent_seconds(claim) <= self.pace.lease_seconds
+        return not self.has_ended(claim) and self._silent_seconds(claim) <= self.pace.lease_seconds
+
+    def has_ended(self, claim: Claim) -> bool:
+        """Whether its holder is known to have ended. Only reads; one that is lost otherwise, only `is_held` finds."""
+        return self.store.exists(claim.key("released")) or _died_here(claim.holder)
+
+    def heard_at(self, claim: Claim) -> float:
+        """When its holder was heard last, in seconds since 1970 by the store's clock."""
+        return self._heard_at(claim, {each.key: each.modified_at for each in self.store.objects(self.folder)})
+
+    def _heard_at(self, claim: Claim, times: Mapping[str, float]) -> float:
+        return max(times.get(claim.key("beat"), 0.0), times.get(entry_key(self.folder, claim.number), 0.0))
 
     def _take(self, holder: Holder, policy: Policy, tell: Callable[[str], None]) -> Claim:
         told_of = 0
@@ -174,8 +183,7 @@ class Claims:
             times = {each.key: each.modified_at for each in self.store.objects(self.folder)}
         finally:
             self.store.delete(now_key)
-        heard = max(times.get(claim.key("beat"), 0.0), times.get(entry_key(self.folder, claim.number), 0.0))
-        return times[now_key] - heard
+        return times[now_key] - self._heard_at(claim, times)
 
     def _beat(self, claim: Claim, over: threading.Event, give_way: Callable[[str], None]) -> None:
         has_asked = False

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from flows.claiming import claimed, claims_on
+from flows.claiming import at_work, claimed
 from flows.recipe import Recipe, load_recipe
 from infra.errors import Held
 from infra.workspace import Workspace
@@ -71,4 +71,12 @@ def test_another_model_is_not_in_the_way(workspace: Workspace, other: subprocess
         assert holding.claim is not None
         assert holding.claim.number == 1
     assert other.poll() is None
-    assert claims_on(workspace.store, "tiny").newest() is not None
+
+
+def test_status_tells_who_is_at_work_until_it_has_ended(workspace: Workspace, other: subprocess.Popen[str]) -> None:
+    (told,) = at_work(workspace.store)
+    assert told["holder"].startswith("retrain of tiny on ")
+    assert f"pid {other.pid}" in told["holder"]
+    other.kill()
+    other.wait()
+    assert at_work(workspace.store) == []
