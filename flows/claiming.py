@@ -13,7 +13,6 @@ from infra.claims import Claims, this_process
 from infra.store import Store
 from infra.workspace import Workspace
 
-
 CLAIMS = "register/claims"
 
 
