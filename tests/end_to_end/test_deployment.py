@@ -85,7 +85,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     s3 = [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(s3_port)]
     with (
         get_server(folder / "postgres", cleanup_mode="delete") as postgres,
-        server(s3, environment, folder / "s3.log", f"{environment['AWS_ENDPOINT_URL']}/moto-api/"),
+        server(s3, os.environ, folder / "s3.log", f"{environment['AWS_ENDPOINT_URL']}/moto-api/"),
     ):
         create_bucket(environment)
         environment["FROSTLINE_POSTGRES_URL"] = postgres.get_uri()
