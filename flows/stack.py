@@ -128,6 +128,7 @@ class Stack:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for what nobody here asks of it
             # Not by an argument, which everybody on the machine could read.
             "MLFLOW_BACKEND_STORE_URI": databases.mlflow,
         }
