@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 from flows.databases import Databases
 from infra.addresses import without_password
@@ -34,13 +34,13 @@ SERVER_GRACE_SECONDS = 20
 ANSWER_SECONDS = 5
 POLL_SECONDS = 0.3
 LAST_LINES = 5
+DATABASES = ("MLFLOW_BACKEND_STORE_URI", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 DECIDING = (
-    "PREFECT_API_URL",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_BACKEND_STORE_URI",
-    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
-)
-"""Variables in which a running part and one that is asked for must agree."""
+    "PREFECT_API_URL", "MLFLOW_TRACKING_URI", *DATABASES, "FROSTLINE_STORE_URI", "FROSTLINE_CACHE_DIR", "RAY_ADDRESS",
+    "AWS_ENDPOINT_URL",
+)  # fmt: skip
+"""Variables in which a running part and one that is asked for must agree: flow runs of the worker have them too."""
+PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ class Stack:
     """The servers that work in one `var_dir`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._var_dir = settings.var_dir.absolute()
+        self._var_dir = settings.var_dir.absolute().resolve()
+        self._var_dir.mkdir(parents=True, exist_ok=True)
         self._logs = settings.logs
-        self._mark = Mark(str(self._var_dir))
+        place = self._var_dir.stat()  # a container may have another folder under the same name
+        self._mark = Mark(f"{self._var_dir} {place.st_dev}:{place.st_ino}")
 
     def up(self, ports: Ports, databases: Databases, checkout: Path, tell: Callable[[str], None]) -> list[Running]:
         """Start what does not run yet, deploy `prefect.yaml` of the checkout, and return all parts.
@@ -96,23 +98,28 @@ class Stack:
         """Stop everything that `up` started, flow runs included, and return how many processes that were."""
         with self._alone():
             num_found = len(self._mark.processes())
-            worker = self._mark.first_of("worker")
-            if worker is not None:
-                flow_runs = worker.children()
-                if flow_runs:
-                    tell(f"stopping {len(flow_runs)} flow runs (at most {FLOW_RUN_GRACE_SECONDS} s: checkpoints)")
-                stop([worker, *flow_runs], FLOW_RUN_GRACE_SECONDS)  # the worker first: it takes no other flow run
+            of_worker = [one for one in self._mark.marked() if one.part == "worker"]
+            workers = [one.process for one in of_worker if one.is_first]
+            ids = {one.process.pid for one in of_worker} - {worker.pid for worker in workers}
+            # A worker that was killed leaves its flow runs without a parent of ours.
+            flow_runs = [one.process for one in of_worker if not one.is_first and one.parent not in ids]
+            if flow_runs:
+                tell(f"stopping {len(flow_runs)} flow runs (at most {FLOW_RUN_GRACE_SECONDS} s: checkpoints)")
+            stop([*workers, *flow_runs], FLOW_RUN_GRACE_SECONDS)  # workers first: they take no other flow run
             stop(self._mark.processes(), SERVER_GRACE_SECONDS)
             return num_found
 
     def running(self) -> dict[str, int]:
         """Process ids of the parts that are alive."""
         found = {name: self._mark.first_of(name) for name in PARTS}
-        return {name: process.pid for name, process in found.items() if process is not None}
+        return {name: one.process.pid for name, one in found.items() if one is not None}
 
     def client_environment(self, ports: Ports) -> dict[str, str]:
         """What a command needs to use the servers."""
+        proxied = any(name in os.environ for name in PROXIES)
+        excepted = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST, "localhost"]))
         return {
+            **({"NO_PROXY": excepted, "no_proxy": excepted} if proxied else {}),
             "PREFECT_API_URL": f"http://{HOST}:{ports.prefect}/api",
             "MLFLOW_TRACKING_URI": f"http://{HOST}:{ports.mlflow}",
             "FROSTLINE_VAR_DIR": str(self._var_dir),
@@ -166,15 +173,15 @@ class Stack:
         self, part: Part, environment: Mapping[str, str], checkout: Path, tell: Callable[[str], None]
     ) -> Running:
         log = self._logs / f"{part.name}.log"
-        process = self._mark.first_of(part.name)
-        was_there = process is not None
-        if process is None:
+        found = self._mark.first_of(part.name)
+        if found is None:
             _check_port_is_free(part)
             tell(f"starting {part.name} ({part.address})")
             command = [str(Path(sys.executable).parent / part.command[0]), *part.command[1:]]
             process = self._mark.start(part.name, command, environment, checkout, log)
         else:
-            _check_is_alike(part, process.environ(), environment)
+            process = found.process
+            _check_is_alike(part, found.environment, environment)
         deadline = time.monotonic() + START_SECONDS
         while not part.is_up():
             if not process.is_running() or process.status() == "zombie":
@@ -185,12 +192,11 @@ class Stack:
                     f"Look into {log}, then `frostline down` and `frostline up` again."
                 )
             time.sleep(POLL_SECONDS)
-        return Running(part.name, process.pid, part.address, log, was_there)
+        return Running(part.name, process.pid, part.address, log, was_there=found is not None)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Two commands at once would start a server each."""
-        self._var_dir.mkdir(parents=True, exist_ok=True)
         with (self._var_dir / "stack.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -216,9 +222,13 @@ def _prefect(environment: Mapping[str, str], checkout: Path, *arguments: str) ->
         raise PlatformError(f"`prefect {' '.join(arguments)}` failed: {told}. Correct that, then `frostline up` again.")
 
 
+_DIRECT = build_opener(ProxyHandler({}))
+"""Past any proxy: all of it is on this machine."""
+
+
 def _answers(url: str) -> bool:
     try:
-        with urlopen(url, timeout=ANSWER_SECONDS):
+        with _DIRECT.open(url, timeout=ANSWER_SECONDS):
             return True
     except (URLError, OSError):
         return False
@@ -228,7 +238,7 @@ def _worker_was_heard(api: str, since: datetime) -> bool:
     """Whether the server has a heartbeat of ours that is younger."""
     asked = Request(f"{api}/work_pools/{POOL}/workers/filter", b"{}", {"Content-Type": "application/json"})
     try:
-        with urlopen(asked, timeout=ANSWER_SECONDS) as answer:
+        with _DIRECT.open(asked, timeout=ANSWER_SECONDS) as answer:
             workers = json.load(answer)
     except (URLError, OSError):
         return False
@@ -254,7 +264,11 @@ def _check_port_is_free(part: Part) -> None:
 def _check_is_alike(part: Part, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
     for name in DECIDING:
         if found.get(name) != expected.get(name):
-            shown = [without_password(str(one.get(name))) for one in (found, expected)]
+            shown = (
+                ["another database", "its own"]
+                if name in DATABASES
+                else [without_password(str(one.get(name))) for one in (found, expected)]
+            )
             raise ConfigError(
                 f"{part.name} runs already with {name}={shown[0]}; expected {shown[1]}. "
                 "Stop it with `frostline down` first, or ask for the same."

@@ -53,8 +53,8 @@ class Holder(BaseModel):
     machine: str
     """The same for all processes that see each other's ids, and for no others."""
     pid: int
-    started_at: float
-    """When the process started, because ids are used again."""
+    started: str | None
+    """Tells this process from a later one with its id; None where the system does not tell."""
     flow_run_id: str | None = None
     since: str = ""
     token: str = ""
@@ -67,14 +67,12 @@ class Holder(BaseModel):
 def this_process(what: str, flow_run_id: str | None = None) -> Holder:
     import socket
 
-    import psutil
-
     return Holder(
         what=what,
         host=socket.gethostname(),
         machine=_machine(),
         pid=os.getpid(),
-        started_at=psutil.Process().create_time(),
+        started=_start_of(os.getpid()),
         flow_run_id=flow_run_id,
     )
 
@@ -119,16 +117,25 @@ class Claims:
         While another one is held: `skip` raises Held, `queue` waits, `replace` asks the holder to end and waits.
         `give_way` is called, from another thread, when this holder is asked to end or has lost its claim."""
         claim = self._take(holder, policy, tell)
-        over = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(claim, over, give_way), name="claim", daemon=True)
+        over, telling = threading.Event(), threading.Lock()
+
+        def tell_once_at_work(to: str) -> None:
+            with telling:
+                if not over.is_set():
+                    give_way(to)
+
+        beating = threading.Thread(target=self._beat, args=(claim, over, tell_once_at_work), name="claim", daemon=True)
         beating.start()
         try:
             yield claim
         finally:
-            over.set()
-            beating.join()
-            with suppress(FrostlineError):  # a store that is away: the lease runs out
-                self.store.create(claim.key("released"), b"by its holder")
+            try:
+                with telling:  # who has finished is not interrupted any more
+                    over.set()
+                beating.join()
+            finally:
+                with suppress(FrostlineError):  # a store that is away: the lease runs out
+                    self.store.create(claim.key("released"), b"by its holder")
 
     def newest(self) -> Claim | None:
         found = newest_in(self.store, self.folder)
@@ -183,6 +190,8 @@ class Claims:
             times = {each.key: each.modified_at for each in self.store.objects(self.folder)}
         finally:
             self.store.delete(now_key)
+        if now_key not in times:
+            return 0.0  # a listing may be incomplete: the next one tells
         return times[now_key] - self._heard_at(claim, times)
 
     def _beat(self, claim: Claim, over: threading.Event, give_way: Callable[[str], None]) -> None:
@@ -194,8 +203,8 @@ class Claims:
                 self.store.write(claim.key("beat"), str(count).encode())
                 asked = self.store.read(claim.key("asked"))
                 newest = self.newest()
-            except FrostlineError:
-                continue  # a store that is away for longer than the lease costs the claim
+            except Exception:
+                continue
             if newest is not None and newest.number > claim.number:
                 give_way(f"{newest.holder.told()}, after nothing was heard of this process")
                 return
@@ -208,12 +217,22 @@ def _died_here(holder: Holder) -> bool:
     """Known at once of a process of this machine; of others the lease tells."""
     if holder.machine != _machine():
         return False
-    import psutil
-
     try:
-        return bool(psutil.Process(holder.pid).create_time() != holder.started_at)
-    except psutil.NoSuchProcess:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
         return True
+    except PermissionError:
+        pass  # another user's, alive
+    started = _start_of(holder.pid)
+    return started is not None and holder.started is not None and started != holder.started
+
+
+def _start_of(pid: int) -> str | None:
+    """In clock ticks since the boot. As a time of day it would move when the clock is set."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
 
 
 def _machine() -> str:

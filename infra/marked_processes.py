@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,25 @@ if TYPE_CHECKING:
 
 MARK = "FROSTLINE_STACK"
 PART = "FROSTLINE_STACK_PART"
+FIRST = "FROSTLINE_STACK_FIRST"
+"""The id of the process that was started: descendants inherit the variable, and have other ids."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A process of a stack, as it was when it was looked at."""
+
+    process: psutil.Process
+    parent: int
+    part: str
+    is_first: bool
+    """Whether `start` started it; the others of its part are its descendants."""
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells processes of one stack from those of others, as the folder that they work in."""
+    """What tells processes of one stack from those of others."""
 
     value: str
 
@@ -35,7 +49,7 @@ class Mark:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             started = subprocess.Popen(
-                command,
+                ["/bin/sh", "-c", f'{FIRST}=$$ exec "$0" "$@"', *command],
                 cwd=folder,
                 env={**environment, MARK: self.value, PART: part},
                 stdin=subprocess.DEVNULL,
@@ -45,30 +59,34 @@ class Mark:
             )
         return psutil.Process(started.pid)
 
-    def first_of(self, part: str) -> psutil.Process | None:
-        """The process that `start` started as this part, if it is alive. The others of a part are its descendants."""
-        marked = {process.pid: process for process in self._marked() if process.environ().get(PART) == part}
-        return next((process for process in marked.values() if process.ppid() not in marked), None)
+    def first_of(self, part: str) -> Marked | None:
+        """The process that `start` started as this part, if it is alive."""
+        return next((one for one in self.marked() if one.part == part and one.is_first), None)
+
+    def marked(self) -> list[Marked]:
+        """Our user's processes with the mark."""
+        import psutil
+
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # gone, or somebody else's
+                told = process.environ()
+                if told.get(MARK) == self.value and process.status() != psutil.STATUS_ZOMBIE:
+                    is_first = told.get(FIRST) == str(process.pid)
+                    found.append(Marked(process, process.ppid(), told.get(PART, ""), is_first, told))
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """All that are alive, descendants that overwrote their environment with a title included."""
         import psutil
 
         found: dict[int, psutil.Process] = {}
-        for process in self._marked():
-            found[process.pid] = process
+        for one in self.marked():
+            found[one.process.pid] = one.process
             with suppress(psutil.Error):
-                found |= {child.pid: child for child in process.children(recursive=True)}
+                found |= {child.pid: child for child in one.process.children(recursive=True)}
         ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return [process for pid, process in found.items() if pid not in ours]
-
-    def _marked(self) -> Iterator[psutil.Process]:
-        import psutil
-
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):  # gone, or somebody else's
-                if process.environ().get(MARK) == self.value and process.status() != psutil.STATUS_ZOMBIE:
-                    yield process
 
 
 def stop(processes: Sequence[psutil.Process], grace_seconds: float) -> list[psutil.Process]:

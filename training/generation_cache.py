@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
-    """Writes a token's keys and values behind the others'. `DynamicLayer` copies all of them for every new token."""
+    """Writes a token's keys and values behind the others'. `DynamicLayer` copies all of them for every new token.
+
+    Rows may leave it; it cannot be cropped nor reordered."""
 
     def __init__(self, num_more: int) -> None:
         super().__init__()
@@ -33,6 +35,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typ
 
     def batch_select_indices(self, indices: Tensor) -> None:
         length = self.get_seq_length()
+        if not length:
+            return  # a layer that reads another one's
         self._room = [room[indices] for room in self._room]
         self.keys, self.values = (room[:, :, :length] for room in self._room)
 

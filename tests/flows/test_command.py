@@ -242,6 +242,9 @@ def test_up_refuses_what_is_no_postgresql_and_shows_no_password(tmp_path: Path) 
     told = refused(tmp_path, "up", "--postgres", "mysql://frost:secret@host/db")
     assert "expected postgresql://" in told
     assert "secret" not in told
+    for hard in ("postgresql://frost:se/cret@host:5432", "postgresql://frost@host?password=secret"):
+        told = refused(tmp_path, "up", "--postgres", hard)
+        assert "cret" not in told
     told = refused(tmp_path, "up", "--postgres", "postgresql://frost:secret@127.0.0.1:1")
     assert "expected to list and create databases there" in told
     assert "secret" not in told

@@ -38,7 +38,8 @@ def test_a_part_is_its_first_process_and_its_descendants_belong_to_it(mark: Mark
     started = start(mark, tmp_path, PARENT)
     wait_for(mark.processes, 2)
     found = mark.first_of("server")
-    assert found == started
+    assert found is not None
+    assert found.process == started
     assert mark.first_of("worker") is None
 
 
@@ -55,6 +56,7 @@ def test_a_descendant_whose_parent_was_killed_is_found(mark: Mark, tmp_path: Pat
     parent.kill()
     parent.wait()
     wait_for(mark.processes, 1)
+    assert mark.first_of("server") is None, "what it left is no server"
 
 
 def test_stopping_is_by_term_and_by_kill_for_those_that_stay(mark: Mark, tmp_path: Path) -> None:
