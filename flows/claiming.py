@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,8 +43,23 @@ def claimed(
 
     def give_way(to: str) -> None:
         tell(f"ending, for {to}")
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored by what a script started in the background
 
     holder = this_process(f"retrain of {recipe.name}", flow_run_id)
-    with claims_on(workspace.store, recipe.model_name).held(holder, recipe.overlap, tell, give_way) as claim:
+    claims = claims_on(workspace.store, recipe.model_name)
+    with _sigterm_as_ctrl_c(), claims.held(holder, recipe.overlap, tell, give_way) as claim:
         yield replace(workspace, claim=claim)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Where nobody else handles SIGTERM, as Prefect does in flow runs. By default it ends the process at once."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

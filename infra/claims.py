@@ -61,7 +61,8 @@ class Holder(BaseModel):
     """Differs between any two claims."""
 
     def told(self) -> str:
-        return f"{self.what} on {self.host} (pid {self.pid}) since {self.since}"
+        since = f" since {self.since}" if self.since else ""
+        return f"{self.what} on {self.host} (pid {self.pid}){since}"
 
 
 def this_process(what: str, flow_run_id: str | None = None) -> Holder:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -84,7 +85,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     }
     s3 = [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(s3_port)]
     with (
-        get_server(folder / "postgres", cleanup_mode="delete") as postgres,
+        # Another user runs it, where root runs the tests: pytest's own folder is closed to that one.
+        TemporaryDirectory(prefix="frostline-postgres-") as data,
+        get_server(Path(data) / "data", cleanup_mode="delete") as postgres,
         server(s3, os.environ, folder / "s3.log", f"{environment['AWS_ENDPOINT_URL']}/moto-api/"),
     ):
         create_bucket(environment)
