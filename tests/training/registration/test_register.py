@@ -77,7 +77,6 @@ def test_a_model_that_does_not_look_gets_no_alias(world: Any, places: Places) ->
 DRAWN = {"stored_as": Reencode(max_side_px=32), "strategy": {"kind": "sampling", "temperature": 3.0}}
 
 
-@pytest.mark.parametrize("world", [DRAWN], indirect=True)
 def test_a_retrain_that_lost_its_claim_promotes_nothing(world: Any, places: Places) -> None:
     """It was taken for dead and another one took its place; then it wakes."""
     claims = Claims(world.store, f"register/claims/{places.model_name}")
@@ -93,6 +92,7 @@ def test_a_retrain_that_lost_its_claim_promotes_nothing(world: Any, places: Plac
     assert places.aliases == {"champion": "1"}
 
 
+@pytest.mark.parametrize("world", [DRAWN], indirect=True)
 def test_a_model_whose_texts_are_drawn_registers_where_ingest_made_images_smaller(world: Any, places: Places) -> None:
     assert world.stored[0] != world.images[0]
     made, _ = places.register(world)
