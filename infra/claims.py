@@ -73,7 +73,7 @@ def this_process(what: str, flow_run_id: str | None = None) -> Holder:
         host=socket.gethostname(),
         machine=_machine(),
         pid=os.getpid(),
-        started=_start_of(os.getpid()),
+        started=_state_and_start(os.getpid())[1],
         flow_run_id=flow_run_id,
     )
 
@@ -224,16 +224,18 @@ def _died_here(holder: Holder) -> bool:
         return True
     except PermissionError:
         pass  # another user's, alive
-    started = _start_of(holder.pid)
-    return started is not None and holder.started is not None and started != holder.started
+    state, started = _state_and_start(holder.pid)
+    return state in ("Z", "X") or (started is not None and started != holder.started)
 
 
-def _start_of(pid: int) -> str | None:
-    """In clock ticks since the boot. As a time of day it would move when the clock is set."""
+def _state_and_start(pid: int) -> tuple[str | None, str | None]:
+    """(one letter, clock ticks since the boot), where the system tells them. As a time of day the start would move when
+    the clock is set."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return None
+        return None, None
+    return fields[0], fields[19]
 
 
 def _machine() -> str:
