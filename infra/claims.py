@@ -205,6 +205,8 @@ class Claims:
                 asked = self.store.read(claim.key("asked"))
                 newest = self.newest()
             except Exception:
+                # A beat must outlive whatever a store or a newer claim's form raises: if none passes for the lease, the
+                # claim is lost, and `check` says so before anything of order is written.
                 continue
             if newest is not None and newest.number > claim.number:
                 give_way(f"{newest.holder.told()}, after nothing was heard of this process")
