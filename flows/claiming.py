@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from flows.recipe import Recipe
-from infra.claims import Claims, this_process
+from infra.claims import Claims
+from infra.holders import this_process
 from infra.store import Store
 from infra.workspace import Workspace
 
@@ -22,11 +23,16 @@ def claims_on(store: Store, model_name: str) -> Claims:
     return Claims(store, f"{CLAIMS}/{model_name}")
 
 
+def all_claims(store: Store) -> list[Claims]:
+    """Of every model that was ever retrained in the store."""
+    names = sorted({key.removeprefix(f"{CLAIMS}/").split("/")[0] for key in store.list(CLAIMS)})
+    return [claims_on(store, name) for name in names]
+
+
 def at_work(store: Store) -> list[dict[str, Any]]:
     """Who holds which model's claim. Only reads."""
-    names = sorted({key.removeprefix(f"{CLAIMS}/").split("/")[0] for key in store.list(CLAIMS)})
     found = []
-    for claims in (claims_on(store, name) for name in names):
+    for claims in all_claims(store):
         newest = claims.newest()
         if newest is not None and not claims.has_ended(newest):
             heard = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(claims.heard_at(newest)))

@@ -4,34 +4,34 @@
     {store}/{folder}/{n:08d}/beat        written again and again while it is held
     {store}/{folder}/{n:08d}/released    its holder has ended
     {store}/{folder}/{n:08d}/asked       somebody waits for the holder to end
+    {store}/{folder}/waiting/{token}     who waits, written again and again until it holds a claim or gives up
 
 A holder that is not heard of for the lease has lost its claim, whether it died or hangs: who comes next makes claim
 n + 1. Where order matters, as in the ledger, a holder calls `check` before it writes. Ages are told by the store's own
-clock; a holder that died on this machine is known at once.
+clock; a holder that died on this machine is known at once. `reap` finds all that were lost, those who waited included.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
+import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 
-from infra.errors import ClaimLost, FrostlineError, Held
-from infra.log import create_in, entry_key, newest_in
+from infra.errors import ClaimLost, FrostlineError, Held, IntegrityError
+from infra.holders import Holder, died_here
+from infra.log import ENTRY, create_in, entry_in, entry_key, newest_in
 from infra.store import Store
 
 Policy = Literal["queue", "skip", "replace"]
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-PID_NAMESPACE = Path("/proc/self/ns/pid")
+WAITING = "waiting"
 
 
 @dataclass(frozen=True)
@@ -41,41 +41,6 @@ class Pace:
     beat_seconds: float = 10
     lease_seconds: float = 60
     poll_seconds: float = 2
-
-
-class Holder(BaseModel):
-    """Who holds a claim, for a person and for finding out whether it lives."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    what: str
-    """In words: `retrain of quickstart`."""
-    host: str
-    machine: str
-    """The same for all processes that see each other's ids, and for no others."""
-    pid: int
-    started: str | None
-    """Tells this process from a later one with its id; None where the system does not tell."""
-    flow_run_id: str | None = None
-    since: str = ""
-    token: str = ""
-    """Differs between any two claims."""
-
-    def told(self) -> str:
-        since = f" since {self.since}" if self.since else ""
-        return f"{self.what} on {self.host} (pid {self.pid}){since}"
-
-
-def this_process(what: str, flow_run_id: str | None = None) -> Holder:
-    import socket
-
-    return Holder(
-        what=what,
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=os.getpid(),
-        started=_state_and_start(os.getpid())[1],
-        flow_run_id=flow_run_id,
-    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +53,12 @@ class Claim:
     holder: Holder
 
     def key(self, name: str) -> str:
-        return f"{entry_key(self.folder, self.number).removesuffix('.json')}/{name}"
+        return _key(self.folder, self.number, name)
+
+    @property
+    def signs_of_life(self) -> tuple[str, str]:
+        """Keys: when the newest of them was written, its holder was heard of."""
+        return self.key("beat"), entry_key(self.folder, self.number)
 
     def check(self) -> None:
         """Raises ClaimLost where another one has claimed since: what this holder decided is outdated."""
@@ -139,36 +109,92 @@ class Claims:
                     self.store.create(claim.key("released"), b"by its holder")
 
     def newest(self) -> Claim | None:
-        found = newest_in(self.store, self.folder)
-        if found is None:
+        return self._claim(newest_in(self.store, self.folder))
+
+    def _claim(self, entry: Mapping[str, Any] | None) -> Claim | None:
+        if entry is None:
             return None
-        return Claim(self.store, self.folder, found["number"], Holder.model_validate(found["holder"]))
+        try:
+            holder = Holder.model_validate(entry["holder"])
+        except (ValidationError, KeyError) as error:
+            raise IntegrityError(
+                f"{self.store.uri}/{entry_key(self.folder, entry['number'])}: no claim of this version; expected what "
+                "this Frostline writes. Upgrade this machine, or restore the object from a backup."
+            ) from error
+        return Claim(self.store, self.folder, entry["number"], holder)
 
     def is_held(self, claim: Claim) -> bool:
         """Whether its holder is at work, as far as can be known."""
-        return not self.has_ended(claim) and self._silent_seconds(claim) <= self.pace.lease_seconds
+        return not self.has_ended(claim) and self._silent_seconds(*claim.signs_of_life) <= self.pace.lease_seconds
 
     def has_ended(self, claim: Claim) -> bool:
         """Whether its holder is known to have ended. Only reads; one that is lost otherwise, only `is_held` finds."""
-        return self.store.exists(claim.key("released")) or _died_here(claim.holder)
+        return self.store.exists(claim.key("released")) or died_here(claim.holder)
 
     def heard_at(self, claim: Claim) -> float:
         """When its holder was heard last, in seconds since 1970 by the store's clock."""
-        return self._heard_at(claim, {each.key: each.modified_at for each in self.store.objects(self.folder)})
+        times = {each.key: each.modified_at for each in self.store.objects(self.folder)}
+        return max(times.get(key, 0.0) for key in claim.signs_of_life)
 
-    def _heard_at(self, claim: Claim, times: Mapping[str, float]) -> float:
-        return max(times.get(claim.key("beat"), 0.0), times.get(entry_key(self.folder, claim.number), 0.0))
+    def reap(self, reaper: Holder, on_lost: Callable[[Holder], None]) -> list[Holder]:
+        """Free what processes hold that ended without a word or are not heard of; returns them, waiting ones included.
+
+        A claim that is freed so is lost: if its holder is there after all, `check` says so. `on_lost` is called before
+        each is freed; what it raises is raised here, and the next `reap` finds this one again."""
+        newest = _number_of(self.newest())
+        lost = [claim for claim in self._unreleased() if self._is_lost(claim)]
+        for claim in lost:
+            on_lost(claim.holder)
+            if claim.number == newest and (fence := self._create(claim.number + 1, reaper)):
+                self.store.create(fence.key("released"), b"by its holder")
+            self.store.create(claim.key("released"), f"by {reaper.told()}".encode())
+        waited = [(key, holder) for key, holder in self._waiting() if self._is_gone(key, holder)]
+        for key, holder in waited:
+            on_lost(holder)
+            self.store.delete(key)
+        return [*(claim.holder for claim in lost), *(holder for _, holder in waited)]
+
+    def _unreleased(self) -> list[Claim]:
+        keys = set(self.store.list(self.folder))
+        numbers = sorted(int(found[1]) for key in keys if (found := ENTRY.search(key)))
+        claims = [
+            self._claim(entry_in(self.store, self.folder, number))
+            for number in numbers
+            if _key(self.folder, number, "released") not in keys
+        ]
+        return [claim for claim in claims if claim is not None]
+
+    def _is_lost(self, claim: Claim) -> bool:
+        """One that ended in order is not: it is asked for last, since it may have ended meanwhile."""
+        return not self.is_held(claim) and not self.store.exists(claim.key("released"))
+
+    def _waiting(self) -> list[tuple[str, Holder]]:
+        found = []
+        for key in self.store.list(f"{self.folder}/{WAITING}"):
+            written = self.store.read(key)
+            if written is not None:  # it holds a claim by now
+                found.append((key, Holder.model_validate_json(written)))
+        return found
+
+    def _is_gone(self, key: str, holder: Holder) -> bool:
+        return died_here(holder) or self._silent_seconds(key) > self.pace.lease_seconds
 
     def _take(self, holder: Holder, policy: Policy, tell: Callable[[str], None]) -> Claim:
-        told_of = 0
+        place = f"{self.folder}/{WAITING}/{uuid.uuid4().hex}"
+        try:
+            return self._wait_and_take(holder, policy, tell, place)
+        finally:
+            with suppress(FrostlineError):
+                self.store.delete(place)
+
+    def _wait_and_take(self, holder: Holder, policy: Policy, tell: Callable[[str], None], place: str) -> Claim:
+        told_of, seen_at = 0, -math.inf
         while True:
             newest = self.newest()
             if newest is None or not self.is_held(newest):
-                since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                stamped = holder.model_copy(update={"since": since, "token": uuid.uuid4().hex})
-                number = newest.number + 1 if newest else 1
-                if create_in(self.store, self.folder, number, {"holder": stamped.model_dump()}):
-                    return Claim(self.store, self.folder, number, stamped)
+                claim = self._create(_number_of(newest) + 1, holder)
+                if claim is not None:
+                    return claim
                 continue
             if policy == "skip":
                 raise Held(
@@ -181,19 +207,30 @@ class Claims:
                     self.store.create(newest.key("asked"), holder.told().encode())
                 asked = "asked it to end, and " if policy == "replace" else ""
                 tell(f"{newest.holder.told()} has claim {newest.number}: {asked}waiting for its end")
+            if time.monotonic() - seen_at >= self.pace.beat_seconds:
+                seen_at = time.monotonic()
+                self.store.write(place, _stamped(holder).model_dump_json().encode())
             time.sleep(self.pace.poll_seconds)
 
-    def _silent_seconds(self, claim: Claim) -> float:
-        """Since the holder was last heard, by the store's clock, which gives a new object the time of now."""
-        now_key = claim.key(f"now-{uuid.uuid4().hex}")
+    def _create(self, number: int, holder: Holder) -> Claim | None:
+        """Claim this number; None where another one has it."""
+        stamped = _stamped(holder)
+        if not create_in(self.store, self.folder, number, {"holder": stamped.model_dump()}):
+            return None
+        return Claim(self.store, self.folder, number, stamped)
+
+    def _silent_seconds(self, *keys: str) -> float:
+        """Since the newest of these was written, by the store's clock, which gives a new object the time of now."""
+        now_key = f"{self.folder}/now-{uuid.uuid4().hex}"
         self.store.write(now_key, b"")
         try:
             times = {each.key: each.modified_at for each in self.store.objects(self.folder)}
         finally:
             self.store.delete(now_key)
-        if now_key not in times:
-            return 0.0  # a listing may be incomplete: the next one tells
-        return times[now_key] - self._heard_at(claim, times)
+        written = [times[key] for key in keys if key in times]
+        if now_key not in times or not written:
+            return 0.0  # a listing may be incomplete, and what was waiting at work by now: the next one tells
+        return times[now_key] - max(written)
 
     def _beat(self, claim: Claim, over: threading.Event, give_way: Callable[[str], None]) -> None:
         has_asked = False
@@ -216,33 +253,16 @@ class Claims:
                 give_way(asked.decode())
 
 
-def _died_here(holder: Holder) -> bool:
-    """Known at once of a process of this machine; of others the lease tells."""
-    if holder.machine != _machine():
-        return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # another user's, alive
-    state, started = _state_and_start(holder.pid)
-    return state in ("Z", "X") or (started is not None and started != holder.started)
+def _key(folder: str, number: int, name: str) -> str:
+    """Of an object that belongs to claim `number`."""
+    return f"{entry_key(folder, number).removesuffix('.json')}/{name}"
 
 
-def _state_and_start(pid: int) -> tuple[str | None, str | None]:
-    """(one letter, clock ticks since the boot), where the system tells them. As a time of day the start would move when
-    the clock is set."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None, None
-    return fields[0], fields[19]
+def _number_of(newest: Claim | None) -> int:
+    """0 where there is none yet."""
+    return newest.number if newest else 0
 
 
-def _machine() -> str:
-    """Processes of two containers on one machine do not see each other, and restarts begin ids anew."""
-    try:
-        return f"{BOOT_ID.read_text().strip()}/{PID_NAMESPACE.stat().st_ino}"
-    except OSError:
-        return f"no boot id/{uuid.getnode()}"
+def _stamped(holder: Holder) -> Holder:
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return holder.model_copy(update={"since": since, "token": uuid.uuid4().hex})

@@ -64,6 +64,11 @@ def newest_in(store: Store, folder: str) -> dict[str, Any] | None:
     return found[-1] if found else next(reversed(entries_in(store, folder)), None)
 
 
+def entry_in(store: Store, folder: str, number: int) -> dict[str, Any] | None:
+    """Entry `number`, where it is there."""
+    return _read(store, entry_key(folder, number))
+
+
 def create_in(store: Store, folder: str, number: int, entry: Mapping[str, Any]) -> bool:
     """Write entry `number`. False when another writer has it with other content."""
     return store.create(entry_key(folder, number), seal({"number": number, **entry}))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -94,7 +95,8 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
     try:
         if address != "local":
             _knock(address)
-        ray.init(logging_level="ERROR", **options)
+        with _process_groups_of_their_own():
+            ray.init(logging_level="ERROR", **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise PlatformError(
             f"Ray at {address} cannot be reached ({str(error).splitlines()[0]}); expected a running cluster or room to "
@@ -104,6 +106,20 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _process_groups_of_their_own() -> Iterator[None]:
+    """What is started here is not in our process group: Prefect cancels a flow run by SIGTERM to its whole group, and
+    without Ray no rank could commit a checkpoint any more. Ray itself sees to it that its processes end with ours."""
+    import ray._private.services as services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def _knock(address: str) -> None:

@@ -42,9 +42,9 @@ class StoreReport:
         return [*self.parts, *self.manifests, *self.log_entries]
 
 
-def manifests(store: Store) -> Iterator[tuple[str, Manifest | IntegrityError]]:
-    """(key, manifest or what is wrong with it) of every committed output."""
-    for key, found in listings(store, filter(is_manifest, store.list(""))):
+def manifests(store: Store, step: str = "") -> Iterator[tuple[str, Manifest | IntegrityError]]:
+    """(key, manifest or what is wrong with it) of every committed output, or of every one of this step."""
+    for key, found in listings(store, filter(is_manifest, store.list(step))):
         yield key, found if isinstance(found, IntegrityError) else found.manifest
 
 

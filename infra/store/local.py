@@ -60,7 +60,7 @@ class LocalStore:
     def delete(self, prefix: str) -> None:
         target = self.folder / prefix
         try:
-            if not target.is_dir():
+            with suppress(IsADirectoryError):  # tried instead of looked up: a writer may make the folder in between
                 target.unlink(missing_ok=True)
             for folder, _, names in os.walk(target, topdown=False):
                 for name in names:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.claims import Claim, Claims, Pace, Policy, this_process
-from infra.errors import ClaimLost, Held
+from infra.claims import Claim, Claims, Pace, Policy
+from infra.errors import ClaimLost, Held, IntegrityError, PlatformError
+from infra.holders import this_process
+from infra.log import create_in
 from infra.store import LocalStore
 
 PACE = Pace(beat_seconds=0.05, lease_seconds=1.0, poll_seconds=0.02)
@@ -23,7 +25,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from infra.claims import Claims, Pace, this_process
+from infra.claims import Claims, Pace
+from infra.holders import this_process
 from infra.store import LocalStore
 claims = Claims(LocalStore(Path(sys.argv[1])), "register/claims/tiny", Pace(0.05, 1.0, 0.02))
 with claims.held(this_process("the other retrain"), "queue", print, print):
@@ -160,3 +163,82 @@ def test_a_store_without_leftovers_has_one_object_per_claim_and_its_end(claims: 
         "00000001.json",
         "00000001/released",
     ]
+
+
+def reaped(claims: Claims) -> list[str]:
+    return [holder.what for holder in claims.reap(this_process("the reaper"), lambda _: None)]
+
+
+def test_the_reaper_frees_what_a_killed_process_held_and_no_late_word_of_it_counts(
+    claims: Claims, tmp_path: Path
+) -> None:
+    with another_process(tmp_path) as other:
+        lost = claims.newest()
+        assert lost is not None
+        assert reaped(claims) == []
+        other.kill()
+        other.wait()
+    assert reaped(claims) == ["the other retrain"]
+    assert reaped(claims) == []
+    with pytest.raises(ClaimLost, match=r"the reaper on .* has claim 2"):
+        lost.check()
+    with hold(claims, "skip") as claim:
+        assert claim.number == 3
+
+
+def test_the_reaper_takes_a_process_that_hangs_past_its_lease_for_lost(claims: Claims, tmp_path: Path) -> None:
+    with another_process(tmp_path) as other:
+        other.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while not (found := reaped(claims)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert found == ["the other retrain"]
+        other.send_signal(signal.SIGCONT)
+        assert other.stdout is not None
+        assert "after nothing was heard of this process" in other.stdout.readline()
+
+
+def test_the_reaper_finds_who_died_while_it_waited_and_leaves_who_waits(claims: Claims, tmp_path: Path) -> None:
+    waits = HOLD.replace('"queue", print', '"queue", lambda told: print(told, flush=True)')
+    with hold(claims):
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", waits, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        )
+        try:
+            assert waiting.stdout is not None
+            assert "waiting for its end" in waiting.stdout.readline()
+            deadline = time.monotonic() + 20
+            while not list((tmp_path / FOLDER / "waiting").glob("*")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert reaped(claims) == []
+        finally:
+            waiting.kill()
+            waiting.wait()
+        assert reaped(claims) == ["the other retrain"]
+        assert reaped(claims) == []
+
+
+def test_who_ended_in_order_is_not_reaped(claims: Claims) -> None:
+    with hold(claims):
+        pass
+    assert reaped(claims) == []
+
+
+def test_what_could_not_be_told_is_reaped_again(claims: Claims, tmp_path: Path) -> None:
+    with another_process(tmp_path) as other:
+        other.kill()
+        other.wait()
+
+    def away(_: object) -> None:
+        raise PlatformError("Prefect is away")
+
+    with pytest.raises(PlatformError):
+        claims.reap(this_process("the reaper"), away)
+    assert reaped(claims) == ["the other retrain"]
+
+
+def test_a_claim_of_a_newer_form_is_told_as_such(claims: Claims) -> None:
+    holder = {**this_process("retrain of tiny").model_dump(), "mood": "good"}
+    assert create_in(claims.store, FOLDER, 1, {"holder": holder})
+    with pytest.raises(IntegrityError, match=r"00000001\.json: no claim of this version.*Upgrade"):
+        claims.newest()

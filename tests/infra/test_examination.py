@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from web import Request, Web, web
 
+from flows.doctor import examine
 from infra import examination
 from infra.examination import Finding
 from infra.settings import Profile, Settings, load_profile
@@ -102,3 +103,13 @@ def test_a_server_that_is_away_is_told_with_how_to_start_it() -> None:
     )
     assert (found.state, found.remedy) == ("fault", "Start it.")
     assert "secret" not in found.found
+
+
+def test_a_place_that_cannot_be_made_is_a_fault_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FROSTLINE_VAR_DIR", str(tmp_path / "file" / "var"))
+    found = list(examine("laptop", str(tmp_path / "store")))
+    assert found[-1].name == "stack" and found[-1].state == "fault" and "Not a directory" in found[-1].found
+    assert found[-1].remedy is not None and "FROSTLINE_VAR_DIR" in found[-1].remedy
