@@ -44,14 +44,14 @@ class Answerer:
         vision_tower: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        """`outputs` are manifests: `train`, `features`, `dataset`. `vision_tower` is a pin; it and the dataset are read
-        for pictures that are made worse, and for nothing else."""
+        """`outputs` are manifests: `train` (of an int8 model: its `quantise` output), `features`, `dataset`.
+        `vision_tower` is a pin; it and the dataset are read for pictures that are made worse, and for nothing else."""
         import torch
 
         from data_prep.features import FeatureStore
         from training.head_outputs import HeadReader
         from training.objectives.answer_space import AnswerSpace
-        from training.trained import load_trained
+        from training.trained import is_quantised, load_trained
 
         torch.set_num_threads(options["threads"])
         cache = PartCache(open_store(store_uri), Path(cache_dir))
@@ -59,7 +59,7 @@ class Answerer:
             Manifest.model_validate(outputs[name]) for name in ("train", "features", "dataset")
         )
         self.features, self.features_config = FeatureStore(features, cache), features.config
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = "cuda" if torch.cuda.is_available() and not is_quantised(trained) else "cpu"
         model, language = load_trained(trained, self.features, Path(language_model_folder), cache, self.device)
         self.reader = HeadReader(model, language, AnswerSpace.model_validate(trained.facts["answer_space"]))
         self.cache, self.tower_pin = cache, Pin.model_validate(vision_tower)

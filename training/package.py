@@ -4,13 +4,15 @@
     frostline.json           configuration, pins, digests of the other files
     model.py                 MLflow "models from code": loads the folder with Frostline's own loader
     README.md                the lines that load it
+    language_model/          of an int8 model: the language model itself (see training.quantising.language_model)
 
 No pickle anywhere; reading a package executes nothing.
 """
 
 import shutil
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +25,7 @@ from training.generation import GenerationConfig
 from training.objectives.answer_space import AnswerSpace
 
 SCHEMA_VERSION = 1
+LANGUAGE_MODEL = "language_model"
 TRAINABLES, CARD, SCRIPT, README = "trainables.safetensors", "frostline.json", "model.py", "README.md"
 
 
@@ -41,6 +44,9 @@ class ModelCard(BaseModel):
     answer_space: AnswerSpace = AnswerSpace()
     vision_tower: Pin
     language_model: Pin
+    """Of an int8 model: what it was made from, which nobody needs any more."""
+    quantization: Literal["int8"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """None is not written: cards of other models stay what they were."""
 
 
 class Package(BaseModel):
@@ -56,14 +62,24 @@ class Package(BaseModel):
     def trainables(self) -> Path:
         return self.folder / TRAINABLES
 
+    @property
+    def files(self) -> list[Path]:
+        """Each that belongs to it."""
+        inside = sorted((self.folder / LANGUAGE_MODEL).iterdir()) if self.card.quantization else []
+        return [*(self.folder / name for name in (TRAINABLES, CARD, SCRIPT, README)), *inside]
 
-def write_package(folder: Path, card: ModelCard, trainables: Path) -> Package:
-    """Fill an empty folder. The same card and parameters give the same bytes."""
+
+def write_package(folder: Path, card: ModelCard, trainables: Path, language_model: Path | None = None) -> Package:
+    """Fill an empty folder. The same card and parameters give the same bytes. `language_model` is an int8 model's
+    folder."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(trainables, folder / TRAINABLES)
     (folder / SCRIPT).write_text(_SCRIPT)
     (folder / README).write_text(_readme(card))
     files = {name: digest_file(folder / name) for name in (TRAINABLES, SCRIPT, README)}
+    if language_model is not None:
+        shutil.copytree(language_model, folder / LANGUAGE_MODEL)
+        files |= {f"{LANGUAGE_MODEL}/{path.name}": digest_file(path) for path in language_model.iterdir()}
     content = {"card": card.model_dump(mode="json"), "files": files}
     (folder / CARD).write_bytes(canonical_json({**content, "digest": digest_json(content)}))
     return read_package(folder)
@@ -82,7 +98,27 @@ def read_package(folder: Path) -> Package:
             f"{folder / CARD}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; expected a model card of schema "
             f"version {SCHEMA_VERSION}. Use the Frostline that wrote it (its commit is a tag of the model version)."
         ) from error
+    _check_language_model(folder, card, content["files"])
     return Package(folder=folder, card=card, digest=content["digest"])
+
+
+def _check_language_model(folder: Path, card: ModelCard, files: Mapping[str, str]) -> None:
+    """Exactly the files that the card lists lie there: a tokenizer reads what it finds."""
+    listed = {name for name in files if name.startswith(f"{LANGUAGE_MODEL}/")}
+    inside = folder / LANGUAGE_MODEL
+    found = {path.relative_to(folder).as_posix() for path in inside.rglob("*")} if inside.exists() else set()
+    if found != listed or bool(listed) != (card.quantization is not None):
+        other = min(found ^ listed, default=LANGUAGE_MODEL)
+        raise IntegrityError(
+            f"{folder / other}: found {'a file that the card does not list' if other in found else 'no such file'}; "
+            f"expected {len(listed)} files of an int8 language model. Download the model version again, or export anew."
+        )
+
+
+def _is_listable(name: str) -> bool:
+    """Whether a card may list the file beside those that each package has."""
+    parts = PurePosixPath(name).parts
+    return len(parts) == 2 and parts[0] == LANGUAGE_MODEL and parts[1] != ".." and name == "/".join(parts)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -92,7 +128,9 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         digest = content.pop("digest")
-        if digest_json(content) != digest or set(content["files"]) != {TRAINABLES, SCRIPT, README}:
+        always = {TRAINABLES, SCRIPT, README}
+        more = set(content["files"]) - always
+        if digest_json(content) != digest or not always <= set(content["files"]) or not all(map(_is_listable, more)):
             raise ValueError("its content is not what its digest says")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
@@ -111,14 +149,18 @@ def _readme(card: ModelCard) -> str:
 
     mapper = card.training.mapper
     assert mapper is not None, "the regime lit answers no prompts, so it is not evaluated and not packaged"
+    where = "that are not in this folder and are\nchecked by digest when it is loaded:"
+    language = f"- language model: {told(card.language_model)}"
+    if card.quantization:
+        where = "of which the language model is\nin this folder, in int8 and for CPUs. The other is checked by digest:"
+        language = f"- language model: folder `{LANGUAGE_MODEL}`, made from {told(card.language_model)}"
     return f"""# {card.model_name}
 
 Model `{card.model_digest[:12]}`: a trained mapper ({mapper.kind}, {mapper.prefix_tokens}
-prefix tokens; regime {card.training.regime.kind}) between two pretrained models that are not in this folder and are
-checked by digest when it is loaded:
+prefix tokens; regime {card.training.regime.kind}) between two pretrained models {where}
 
 - vision tower: {told(card.vision_tower)}
-- language model: {told(card.language_model)}
+{language}
 
 With Frostline installed:
 

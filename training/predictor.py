@@ -19,8 +19,8 @@ from infra.digests import digest_bytes
 from infra.errors import ConfigError, DataError, IntegrityError
 from infra.store import Store, open_store
 from infra.tracking import PACKAGE_PATH, ModelVersion, Registry
-from training.asking import Asked, kinds_of, prompt_of
-from training.package import Package, read_package
+from training.asking import Asked, Reply, kinds_of, prompt_of
+from training.package import LANGUAGE_MODEL, Package, read_package
 from training.replying import replies_to
 
 if TYPE_CHECKING:
@@ -54,23 +54,26 @@ class Predictor:
     ) -> Predictor:
         """Load a package folder. Every byte is compared with its digest first; IntegrityError names the file.
 
-        Frozen models of a `base` output come from `store`, or from the store the package names.
+        Frozen models of a `base` output come from `store`, or from the store the package names. An int8 model is
+        loaded onto the CPU, whatever else is there.
         """
         import torch
 
         from data_prep.tower import Tower
         from training.head_outputs import HeadReader
-        from training.trained import put_together
+        from training.trained import put_together, put_together_in_int8
 
         package = read_package(folder)
         card = package.card
         tower_folder = verified_folder(card.vision_tower, cache_dir, store)
-        language_folder = verified_folder(card.language_model, cache_dir, store)
         if threads:
             torch.set_num_threads(threads)
         shape = (card.num_patches, card.vision_width)
-        model, language = put_together(card.training, card.answer_space, shape, language_folder, package.trainables)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and card.quantization is None else "cpu"
+        put, language_folder = put_together_in_int8, folder / LANGUAGE_MODEL
+        if card.quantization is None:
+            put, language_folder = put_together, verified_folder(card.language_model, cache_dir, store)
+        model, language = put(card.training, card.answer_space, shape, language_folder, package.trainables)
         tower = Tower(tower_folder, card.features, tower_batch_size, device)
         return cls(package, tower, HeadReader(model.to(device).eval(), language, card.answer_space))
 
@@ -83,7 +86,7 @@ class Predictor:
         if not questions:
             return []
         patches_BPV = self.tower.encode([image]).repeat(len(questions), axis=0)
-        return self._said(patches_BPV, [self._asked(digest_bytes(image), "vqa", text) for text in questions])
+        return self._said(patches_BPV, [self.asked(digest_bytes(image), "vqa", text) for text in questions])
 
     def answer(
         self,
@@ -111,7 +114,7 @@ class Predictor:
         shots: Sequence[EncodedShots] | None = None,
     ) -> list[str]:
         """The same from features, all in one batch; with `shots` before each row that is answered by text."""
-        asked = [self._asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)]
+        asked = [self.asked(*each) for each in zip(image_ids, tasks, prompts, strict=True)]
         return self._said(patches_BPV, asked, shots)
 
     def task_of(self, prompt: str) -> str:
@@ -120,10 +123,18 @@ class Predictor:
         wanted = "vqa" if prompt else "caption"
         return wanted if wanted in self._kinds or len(self._kinds) > 1 else next(iter(self._kinds))
 
-    def _said(self, patches_BPV: Any, asked: Sequence[Asked], shots: Sequence[EncodedShots] | None = None) -> list[str]:
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the model was trained for."""
+        return tuple(sorted(self._kinds))
+
+    def replies(
+        self, patches_BPV: NDArray[np.float16], asked: Sequence[Asked], shots: Sequence[EncodedShots] | None = None
+    ) -> list[Reply]:
+        """One per row, whatever kinds are asked for."""
         from training.few_shot import shown_before
 
-        said = [""] * len(asked)
+        found: list[Reply] = [Reply()] * len(asked)
         for kind in sorted({one.kind for one in asked}):
             rows = [row for row, one in enumerate(asked) if one.kind == kind]
             shown = None
@@ -133,10 +144,14 @@ class Predictor:
                 self.reader, patches_BPV[rows], [asked[row] for row in rows], self.package.card.generation, shown
             )
             for row, reply in zip(rows, replies, strict=True):
-                said[row] = reply.said
-        return said
+                found[row] = reply
+        return found
 
-    def _asked(self, image_id: str, task: str, prompt: str) -> Asked:
+    def _said(self, patches_BPV: Any, asked: Sequence[Asked], shots: Sequence[EncodedShots] | None = None) -> list[str]:
+        return [reply.said for reply in self.replies(patches_BPV, asked, shots)]
+
+    def asked(self, image_id: str, task: str, prompt: str) -> Asked:
+        """The prompt as it was trained. Raises ConfigError for a task that was not."""
         if task not in self._kinds:
             raise ConfigError(
                 f"{self.package.card.model_name}: task {task!r} was asked; this model was trained for "
