@@ -11,12 +11,15 @@ from servers import free_port, server
 BUCKET = "frostline-tests"
 
 
+def moto_command(port: int) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name("moto_program.py")), "-H", "127.0.0.1", "-p", str(port)]
+
+
 @contextmanager
 def moto_s3(log: Path) -> Iterator[str]:
     """The address of a server of its own, without a bucket."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    with server(command, os.environ, log, f"{url}/moto-api/"):
+    with server(moto_command(port), os.environ, log, f"{url}/moto-api/"):
         yield url
 
 
