@@ -1,4 +1,5 @@
-"""What the commands about who serves do: promote and rollback, and history, compare and export, which only read."""
+"""What the commands about who serves do: promote, rollback, approve and refuse; and history, compare and export, which
+only read."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from flows.telling import tell_changes
 from infra.logs import engines_to, new_log_file
 from infra.progress import Silent
 from infra.workspace import Workspace
+from training.approving import approve, refuse
 from training.candidate import ModelPlace
 from training.champion import differences
 from training.comparison import Comparison, compare
@@ -22,6 +24,7 @@ from training.promoting import Change, promote, rollback
 
 TOLD = {
     "promotion": "promoted by the gate",
+    "approved": "approved by a person",
     "promoted_by_hand": "promoted by hand",
     "rollback": "rolled back to",
     "alias_moved_by_hand": "alias moved by hand in MLflow",
@@ -36,6 +39,40 @@ def promote_command(
 
 def rollback_command(model: str, reason: str | None, store: str | None, as_json: bool) -> None:
     _change_command(model, store, as_json, lambda place: rollback(place, reason))
+
+
+def approve_command(model: str, version: str, reason: str | None, store: str | None, as_json: bool) -> None:
+    _change_command(model, store, as_json, lambda place: approve(place, version, reason))
+
+
+def refuse_command(model: str, version: str, reason: str | None, store: str | None, as_json: bool) -> None:
+    with _opened(model, store) as (place, _, output, error):
+        told = _refused(place, version, reason)
+        if as_json:
+            print(json.dumps(told, indent=2, ensure_ascii=False), file=output)
+            return
+        done = "is refused" if told["changed"] else "was refused already; nothing changed"
+        _say(Console(file=output), f"{model}: version {told['version']} {done}")
+        for warning in told["warnings"]:
+            _warn(warning, error)
+
+
+def restore_command(model: str, store: str | None, as_json: bool) -> None:
+    from training.archive import restore
+
+    with _opened(model, store) as (place, workspace, output, _):
+        found = restore(place, workspace.cache)
+        aliases = place.registry.aliases(model)
+        if as_json:
+            versions = [{"version": one.version.version, "was_there": one.was_there} for one in found]
+            print(json.dumps({"model": model, "versions": versions, "aliases": aliases}, indent=2), file=output)
+            return
+        console = Console(file=output)
+        table = Table("version", "", box=None, header_style="bold", pad_edge=False)
+        for one in found:
+            table.add_row(one.version.version, "was there" if one.was_there else "registered again")
+        console.print(table)
+        _say(console, f"\naliases: {', '.join(f'{alias} → {version}' for alias, version in aliases.items()) or 'none'}")
 
 
 def history_command(model: str, store: str | None, as_json: bool) -> None:
@@ -96,6 +133,27 @@ def change_champion(model: str, store: str | None, change: Callable[[ModelPlace]
     workspace = open_workspace("laptop", Silent(), store)
     place = ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model)
     return _changed(place, change(place), tell_changes(workspace.store, model))
+
+
+def refuse_version(model: str, version: str, reason: str | None, store: str | None) -> dict[str, Any]:
+    """For flows: the object of `frostline refuse --json`."""
+    from infra.tracking import Registry
+
+    workspace = open_workspace("laptop", Silent(), store)
+    return _refused(ModelPlace(workspace.store, Registry(workspace.settings.mlflow), model), version, reason)
+
+
+def _refused(place: ModelPlace, version: str, reason: str | None) -> dict[str, Any]:
+    made = refuse(place, version, reason)
+    problem = tell_changes(place.store, place.model_name)
+    return {
+        "model": place.model_name,
+        "changed": made.changed,
+        "version": made.version,
+        "verdict": made.verdict.model_dump(mode="json"),
+        "aliases": place.registry.aliases(place.model_name),
+        "warnings": [problem] if problem else [],
+    }
 
 
 def _change_command(model: str, store: str | None, as_json: bool, change: Callable[[ModelPlace], Change]) -> None:

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from infra.outputs import Manifest
+from infra.part_cache import PartCache
+from training.champion_scores import scores_of
 from training.promotion import MINIMUM_IMAGES, ModelScores, Promotion, gains
 from training.promotion_rule import PromotionRule
 from training.report import Range
 
 VERDICTS = {
     "wins": "It replaces the champion",
+    "awaits_approval": "It waits for a person's approval",
+    "refused": "A person refused it",
     "loses": "The champion stays",
     "fails_control": "Refused: it hardly looks at the picture",
     "fails_floor": "Refused: it is below a floor",
@@ -52,14 +56,6 @@ def beside_champion(
     champion: ModelScores, evaluation: Manifest, challenger: ModelScores, promotion: Promotion, rule: PromotionRule
 ) -> Against:
     """`evaluation` is the champion's. Differences are drawn as the gate draws them."""
-    drawn = gains(champion, challenger, rule.confidence)
-
-    def difference(name: str) -> Difference:
-        gain = drawn.get(name)
-        sure = gain is not None and gain.num_images >= MINIMUM_IMAGES
-        between = Range(low=gain.interval.low, high=gain.interval.high) if gain and sure else None
-        return Difference(challenger.metrics[name] - champion.metrics[name], between)
-
     return Against(
         champion_digest=champion.model_digest,
         verdict=VERDICTS[promotion.case],
@@ -68,5 +64,22 @@ def beside_champion(
         confidence=rule.confidence,
         metrics=champion.metrics,
         intervals={name: Range(low=low, high=high) for name, (low, high) in evaluation.facts["intervals"].items()},
-        differences={name: difference(name) for name in sorted(champion.metrics.keys() & challenger.metrics.keys())},
+        differences=_differences(champion, challenger, rule.confidence),
     )
+
+
+def differences_between(old: Manifest, new: Manifest, confidence: float, cache: PartCache) -> dict[str, Difference]:
+    """Of two evaluations on the same test rows: the new one's metrics less the old one's."""
+    return _differences(scores_of(old, cache), scores_of(new, cache), confidence)
+
+
+def _differences(old: ModelScores, new: ModelScores, confidence: float) -> dict[str, Difference]:
+    drawn = gains(old, new, confidence)
+
+    def difference(name: str) -> Difference:
+        gain = drawn.get(name)
+        sure = gain is not None and gain.num_images >= MINIMUM_IMAGES
+        between = Range(low=gain.interval.low, high=gain.interval.high) if gain and sure else None
+        return Difference(new.metrics[name] - old.metrics[name], between)
+
+    return {name: difference(name) for name in sorted(old.metrics.keys() & new.metrics.keys())}

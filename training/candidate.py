@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,9 +89,14 @@ def _decisions(place: ModelPlace, model_digest: str) -> list[Manifest]:
     return [each for each in reversed(found) if each.inputs["model_name"] == place.model_name]
 
 
+def training_key(tags: Mapping[str, str]) -> str:
+    """Where the output lies that a version's parameters are of: `train`, or `quantise` of an int8 model."""
+    step = "quantise" if "frostline.quantise_fingerprint" in tags else "train"
+    return manifest_key(step, tags.get(f"frostline.{step}_fingerprint", "none"))
+
+
 def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
-    fingerprint = version.tags.get("frostline.train_fingerprint", "none")
-    found = read_manifest(place.store, manifest_key("train", fingerprint))
+    found = read_manifest(place.store, training_key(version.tags))
     if found is None or found.identity["model_digest"] != version.tags.get(DIGEST_TAG) or not version.is_complete:
         raise IntegrityError(
             f"{version.uri}: {place.store.uri} has no training that gave this version; expected one that Frostline "

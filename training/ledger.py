@@ -17,8 +17,8 @@ from infra.log import create_in, entries_in, newest_in
 from infra.store import Store
 
 STEP = "register"
-Kind = Literal["promotion", "promoted_by_hand", "rollback", "alias_moved_by_hand"]
-"""By the gate, by `frostline promote`, by `frostline rollback`, by a person who set the alias in MLflow."""
+Kind = Literal["promotion", "approved", "promoted_by_hand", "rollback", "alias_moved_by_hand"]
+"""By the gate, by `frostline approve`, `promote` or `rollback`, by a person who set the alias in MLflow."""
 
 
 class LedgerEntry(BaseModel):

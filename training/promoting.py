@@ -9,7 +9,8 @@ from infra.errors import ConfigError, IntegrityError, PlatformError
 from infra.tracking import DIGEST_TAG, ModelVersion
 from training.candidate import Candidate, ModelPlace, read_candidate
 from training.champion import mirror, unfinished
-from training.ledger import Kind, LedgerEntry, append_entry, former_champions, history
+from training.ledger import Kind, LedgerEntry, append_entry, former_champions, head, history
+from training.verdicts import read_verdict
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ def promote(place: ModelPlace, version_name: str, reason: str | None, force: boo
     if before is not None and version.tags.get(DIGEST_TAG) == before.model_digest:
         return Change(before, changed=False)
     candidate = read_candidate(place, version)
-    doubts = _doubts(candidate)
+    doubts = _doubts(candidate, place)
     if doubts and not force:
         raise ConfigError(
             f"{version.uri}: {'; '.join(doubts)}; expected a version that the gate let through as champion or "
             "challenger. Promote another one, or this one with --force."
         )
     reasons = [f"promoted by hand: {reason or 'no reason was given'}", *(f"forced, although {told}" for told in doubts)]
-    return _enter(place, candidate, "promoted_by_hand", before, reasons)
+    return enter(place, candidate, "promoted_by_hand", before, reasons)
 
 
 def rollback(place: ModelPlace, reason: str | None) -> Change:
@@ -71,23 +72,31 @@ def rollback(place: ModelPlace, reason: str | None) -> Change:
         )
     candidate = read_candidate(place, version)
     told = f"rolled back from version {before.version}, which entry {before.number} made champion"
-    return _enter(place, candidate, "rollback", before, [f"{told}: {reason or 'no reason was given'}"])
+    return enter(place, candidate, "rollback", before, [f"{told}: {reason or 'no reason was given'}"])
 
 
-def _doubts(candidate: Candidate) -> list[str]:
+def _doubts(candidate: Candidate, place: ModelPlace) -> list[str]:
     """What speaks against it, in words."""
     if candidate.decision is None:
         return ["the gate has not decided about this model"]
+    verdict = read_verdict(place.store, place.model_name, candidate.decision.fingerprint)
+    if verdict is not None and verdict.word == "refused":
+        return [f"a person refused it ({verdict.reason or 'no reason was given'})"]
     promotion = candidate.decision.facts["promotion"]
     if promotion["alias"] is not None:
         return []
     return [f"the gate refused it ({'; '.join(promotion['reasons'])})"]
 
 
-def _enter(
+def enter(
     place: ModelPlace, candidate: Candidate, kind: Kind, before: LedgerEntry | None, reasons: list[str]
 ) -> Change:
+    """The checked candidate becomes champion after `before`. Raises PlatformError where that one changed meanwhile."""
     entered = append_entry(place.store, place.model_name, candidate.entry(kind, before, reasons))
+    now = None if entered else head(place.store, place.model_name)
+    if now is not None and now.model_digest == candidate.model_digest:  # who else did it was faster
+        mirror(place)
+        return Change(now, changed=False)
     if entered is None:
         raise PlatformError(
             f"{place.model_name}: another process changed the champion a moment ago; expected "

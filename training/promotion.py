@@ -55,7 +55,10 @@ class Promotion(BaseModel):
     """A decision."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    case: Literal["no_champion", "is_champion", "fails_control", "fails_floor", "loses", "wins"]
+    case: Literal[
+        "no_champion", "is_champion", "fails_control", "fails_floor", "loses", "wins", "awaits_approval", "refused",
+        "keeps_quality", "loses_quality",
+    ]  # fmt: skip
     promoted: bool
     """Whether the champion changes."""
     alias: Alias | None
@@ -70,19 +73,22 @@ def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule
         reason = "this model is the champion already; nothing changes"
         return Promotion(case="is_champion", promoted=False, alias="champion", reasons=[reason])
     control_passed, control_reasons = _against_control(challenger, rule)
-    floors_passed, floor_reasons = _against_floors(challenger, rule)
-    slices_passed, slice_reasons = _against_slice_floors(challenger, rule)
-    reasons = control_reasons + floor_reasons + slice_reasons
+    floors_passed, floor_reasons = holds_floors(challenger, rule)
+    reasons = control_reasons + floor_reasons
     if not control_passed:
         return Promotion(case="fails_control", promoted=False, alias=None, reasons=reasons)
-    if not (floors_passed and slices_passed):
+    if not floors_passed:
         return Promotion(case="fails_floor", promoted=False, alias=None, reasons=reasons)
     if champion is None:
+        if rule.approval == "required":
+            return _awaits_approval([*reasons, "there is no champion yet"])
         reasons.append("there is no champion yet, so this model becomes it")
         return Promotion(case="no_champion", promoted=True, alias="champion", reasons=reasons)
     gains, gain_reason = _against_champion(champion, challenger, rule)
     remembers, memory_reasons = _against_forgetting(champion, challenger, rule)
     wins = gains and remembers
+    if wins and rule.approval == "required":
+        return _awaits_approval([*reasons, gain_reason, *memory_reasons])
     verdict = "it replaces the champion" if wins else "the champion stays"
     return Promotion(
         case="wins" if wins else "loses",
@@ -90,6 +96,45 @@ def decide_promotion(champion: ModelScores | None, challenger: ModelScores, rule
         alias="champion" if wins else "challenger",
         reasons=[*reasons, gain_reason, *memory_reasons, verdict],
     )
+
+
+def decide_quantised(original: ModelScores, quantised: ModelScores, rule: PromotionRule, max_loss: float) -> Promotion:
+    """Whether a smaller model may serve in place of its original: the rule holds, and instead of a gain, a loss of
+    `max_loss` of the primary metric is ruled out. Raises as `decide_promotion` does."""
+    looks, control_reasons = _against_control(quantised, rule)
+    holds, floor_reasons = holds_floors(quantised, rule)
+    reasons = control_reasons + floor_reasons
+    if not looks or not holds:
+        return Promotion(case="fails_floor" if looks else "fails_control", promoted=False, alias=None, reasons=reasons)
+    kept, told = _against_original(original, quantised, rule, max_loss)
+    if kept and rule.approval == "required":
+        return _awaits_approval([*reasons, told])
+    return Promotion(
+        case="keeps_quality" if kept else "loses_quality",
+        promoted=kept,
+        alias="champion" if kept else None,
+        reasons=[*reasons, told, "it may serve" if kept else "it is not registered"],
+    )
+
+
+def description(promotion: Promotion) -> str:
+    """Of a version in MLflow, as Markdown."""
+    told: dict[Alias | None, str] = {"champion": "Became champion", "challenger": "Became challenger", None: "Refused"}
+    verdict = "Waits for approval" if promotion.case == "awaits_approval" else told[promotion.alias]
+    return "\n".join([f"{verdict}:", *(f"- {reason}" for reason in promotion.reasons)])
+
+
+def _awaits_approval(reasons: list[str]) -> Promotion:
+    told = "it passes, and a person decides: frostline approve, or frostline refuse"
+    return Promotion(case="awaits_approval", promoted=False, alias="challenger", reasons=[*reasons, told])
+
+
+def holds_floors(scores: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
+    """Whether the model is above every floor and every slice's floor, with the reasons. Raises ConfigError as
+    `decide_promotion` does."""
+    floors_passed, floor_reasons = _against_floors(scores, rule)
+    slices_passed, slice_reasons = _against_slice_floors(scores, rule)
+    return floors_passed and slices_passed, floor_reasons + slice_reasons
 
 
 def _against_control(scores: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:
@@ -162,6 +207,20 @@ def _against_champion(champion: ModelScores, challenger: ModelScores, rule: Prom
     holds = min(found.gain, found.interval.low) > rule.minimum_gain
     asked = f"{'surely' if holds else 'not surely'} above the asked {rule.minimum_gain:.4f}"
     return holds, f"{told}; that is {asked} (probability {found.probability:.3f})"
+
+
+def _against_original(
+    original: ModelScores, quantised: ModelScores, rule: PromotionRule, max_loss: float
+) -> tuple[bool, str]:
+    name = rule.primary_metric
+    new, old = _of(quantised.metrics, name, "metrics"), _of(original.metrics, name, "original's metrics")
+    pairs = _pairs(original, quantised, name)
+    found = _gain(pairs, name, rule.confidence, above=-max_loss)
+    told = f"{name} is {new:.4f} against the original's {old:.4f} {_told(found, len(pairs), rule)}"
+    if found.num_images < MINIMUM_IMAGES:
+        return False, f"{told}; {MINIMUM_IMAGES} images are needed for a confidence"
+    holds = min(found.gain, found.interval.low) > -max_loss
+    return holds, f"{told}; a loss of {max_loss:.4f} or more is {'' if holds else 'not '}ruled out"
 
 
 def _against_forgetting(champion: ModelScores, challenger: ModelScores, rule: PromotionRule) -> tuple[bool, list[str]]:

@@ -70,6 +70,8 @@ class PromotionRule(BaseModel):
     control_margins: dict[MetricName, ControlMargin] = Field(min_length=1)
     """A model that answers as well about another picture does not look, whatever its score. One is of the primary
     metric: what decides must come from looking."""
+    approval: Literal["none", "required"] = Field(default="none", exclude_if=lambda value: value == "none")
+    """`required` leaves a model that passes to a person: `frostline approve` or `frostline refuse`."""
     floors: dict[MetricName, float] = {}
     slice_floors: tuple[SliceFloor, ...] = ()
     """A better mean can hide a kind of example that got worse."""

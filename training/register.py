@@ -6,7 +6,9 @@ aliases are set to what the ledger says. Only the manifest, written after all of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from infra.digests import canonical_json, digest_bytes, digest_json
@@ -22,10 +24,12 @@ from training.candidate import ModelPlace, checked_package, noted_digest
 from training.champion import mirror
 from training.champion_scores import champion_scores, scores_of
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
-from training.promotion import ModelScores, Promotion, decide_promotion
+from training.notices import note_decision
+from training.promotion import ModelScores, Promotion, decide_promotion, decide_quantised, description
 from training.promotion_rule import PromotionRule
 from training.register_page import Pages, pages_with_champion, pages_without_champion
 from training.report import REPORT
+from training.verdicts import read_verdict
 
 if TYPE_CHECKING:
     from training.version import VersionParts
@@ -56,12 +60,23 @@ class Registration:
     evaluation: Manifest
     champion: Manifest | None
     """The evaluation of `champion_of(request)` on the same test rows (see `champion_evaluation`)."""
+    original: Manifest | None = None
+    """Of an int8 model: the evaluation of what it was made from, which it is compared with instead of a champion."""
+    max_loss: float = 0.0
+    """That it may lose against its original."""
 
 
 def register_request(
-    rule: PromotionRule, names: RegisterNames, model: Manifest, evaluation: Manifest, store: Store
+    rule: PromotionRule,
+    names: RegisterNames,
+    model: Manifest,
+    evaluation: Manifest,
+    store: Store,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> OutputRequest:
-    """Raises IntegrityError where the ledger is damaged. Reads the ledger: the champion is one of the inputs."""
+    """Raises IntegrityError where the ledger is damaged. Reads the ledger: the champion is one of the inputs. `more`
+    decides beside the rule."""
+    config = {**rule.model_dump(mode="json"), **more}
 
     def against(champion_digest: str) -> OutputRequest:
         inputs = {
@@ -71,9 +86,7 @@ def register_request(
             "evaluation_digest": evaluation.identity["evaluation_digest"],
             "champion_digest": champion_digest,
         }
-        return OutputRequest(
-            STEP, VERSION, names.recipe, rule.model_dump(mode="json"), inputs, also_logged_as=inputs["model_digest"]
-        )
+        return OutputRequest(STEP, VERSION, names.recipe, config, inputs, also_logged_as=inputs["model_digest"])
 
     now = head(store, names.model_name)
     if now is None:
@@ -96,6 +109,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     """Raises PlatformError where MLflow is away or the champion changed meanwhile, IntegrityError where a
     file of the registered version was altered, or it does not answer as the evaluation did, ClaimLost where another
     retrain took this one's place."""
+    from training.archive import archive
     from training.version import check_answers, ensure_version
 
     registry = Registry(workspace.settings.mlflow)
@@ -106,18 +120,20 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
     champion = None
     if registration.champion is not None:
         champion = champion_scores(registration.champion, registration.rule, workspace.cache)
-    promotion = decide_promotion(champion, challenger, registration.rule)
+    promotion = _heeding(_decided(registration, champion, challenger, workspace.cache), registration, attempt)
     version = ensure_version(registry, registration.model_name, registration.parts, registration.evaluation, workspace)
     with scratch_folder("version") as folder:
         # Not from the cache: what counts is what the registry holds.
         package = checked_package(registry, version, registration.parts.train, folder)
         answers = check_answers(package, version, registration.evaluation, registration.parts, workspace)
+        archived = archive(version, package.folder.parents[1], attempt)
     pages = _pages(registration, champion, challenger, promotion, workspace.cache)  # a failure here changes no champion
     if workspace.claim is not None:
         workspace.claim.check()
     if promotion.promoted and not _is_entered(registration, attempt):
         _enter(registration, before, version, promotion, attempt)
-    registry.describe(version, _description(promotion))
+    note_decision(workspace.store, registration.model_name, version.version, attempt.request.fingerprint, promotion)
+    registry.describe(version, description(promotion))
     registry.show_page(version, pages.without_pictures)
     aliases = _set_aliases(place, version, promotion)
     comparison = {
@@ -130,7 +146,7 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
         "promotion": promotion.model_dump(mode="json"),
     }
     return Draft(
-        parts=_parts(comparison, pages, attempt),
+        parts=[*_parts(comparison, pages, attempt), *archived],
         identity={"register_digest": digest_json(comparison), "model_digest": challenger.model_digest},
         counts={"rows_out": 1},
         facts={
@@ -147,6 +163,24 @@ def register(registration: Registration, attempt: Attempt, workspace: Workspace)
             SHOWN_IMAGES: pages.image_ids,
         },
     )
+
+
+def _decided(
+    registration: Registration, champion: ModelScores | None, challenger: ModelScores, cache: PartCache
+) -> Promotion:
+    if registration.original is None:
+        return decide_promotion(champion, challenger, registration.rule)
+    original = scores_of(registration.original, cache)
+    return decide_quantised(original, challenger, registration.rule, registration.max_loss)
+
+
+def _heeding(promotion: Promotion, registration: Registration, attempt: Attempt) -> Promotion:
+    """The gate's decision, unless a person refused the model that it leaves to one."""
+    verdict = read_verdict(attempt.store, registration.model_name, attempt.request.fingerprint)
+    if promotion.case != "awaits_approval" or verdict is None or verdict.word != "refused":
+        return promotion
+    told = f"a person refused it: {verdict.reason or 'no reason was given'}"
+    return Promotion(case="refused", promoted=False, alias=None, reasons=[*promotion.reasons, told])
 
 
 def _pages(
@@ -176,8 +210,9 @@ def _head_decided_against(registration: Registration, attempt: Attempt) -> Ledge
     """The ledger's head. Raises PlatformError where it is neither the champion of the request nor this output's own
     entry, made by an attempt that stopped after it or, by hand, after this output was committed once."""
     expected = attempt.request.inputs["champion_digest"]
-    given = registration.champion.identity["model_digest"] if registration.champion else NO_CHAMPION
-    assert given == expected, "the champion's evaluation is that of the model that the request names"
+    if registration.original is None:
+        given = registration.champion.identity["model_digest"] if registration.champion else NO_CHAMPION
+        assert given == expected, "the champion's evaluation is that of the model that the request names"
     now = head(attempt.store, registration.model_name)
     if not _is_own(now, attempt) and (now.model_digest if now else NO_CHAMPION) != expected:
         raise _champion_changed(registration.model_name, expected)
@@ -228,11 +263,6 @@ def _set_aliases(place: ModelPlace, version: ModelVersion, promotion: Promotion)
     elif not challenges and known.get("challenger") == version.version:
         place.registry.delete_alias(version.name, "challenger")
     return sorted(alias for alias, number in place.registry.aliases(version.name).items() if number == version.version)
-
-
-def _description(promotion: Promotion) -> str:
-    told: dict[Any, str] = {"champion": "Became champion", "challenger": "Became challenger", None: "Refused"}
-    return "\n".join([f"{told[promotion.alias]}:", *(f"- {reason}" for reason in promotion.reasons)])
 
 
 def _champion_changed(model_name: str, expected: str) -> PlatformError:

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 def load_trained(
     train: Manifest, features: FeatureStore, language_model_folder: Path, cache: PartCache, device: str
 ) -> tuple["PrefixModel", "LanguageModel"]:
-    """The model in eval mode, with verified weights. Raises IntegrityError where they are damaged."""
+    """The model in eval mode, with verified weights; `train` is a `train` or a `quantise` output. Raises IntegrityError
+    where they are damaged."""
     config = TrainConfig.model_validate(train.facts["config"])
     space = AnswerSpace.model_validate(train.facts["answer_space"])
     (part,) = train.parts_of("trainables")
     shape = (features.num_patches, features.vision_width)
-    model, language = put_together(config, space, shape, language_model_folder, cache.path("train", part))
+    put = put_together_in_int8 if is_quantised(train) else put_together
+    model, language = put(config, space, shape, language_model_folder, cache.path(train.step, part))
     return model.to(device).eval(), language
+
+
+def is_quantised(train: Manifest) -> bool:
+    """Whether these are the parameters of an int8 model, which runs on the CPU alone."""
+    return train.facts.get("quantization") is not None
 
 
 def put_together(
@@ -37,5 +44,24 @@ def put_together(
 
     language = language_model_for(config, language_model_folder)
     model = build_prefix_model(config, language, shape, space)
+    load_trainable_state(model, load_file(weights))
+    return model, language
+
+
+def put_together_in_int8(
+    config: TrainConfig, space: AnswerSpace, shape: tuple[int, int], language_model_folder: Path, weights: Path
+) -> tuple["PrefixModel", "LanguageModel"]:
+    """The same of an int8 language model's folder, which holds all that was trained in it."""
+    from safetensors.torch import load_file
+
+    from training.prefix_model import build_prefix_model, load_trainable_state
+    from training.quantising.language_model import load_int8
+    from training.regimes.config import PrefixRegime, PromptRegime
+
+    language = load_int8(language_model_folder, config.regime)
+    outside = (
+        config if isinstance(config.regime, PromptRegime) else config.model_copy(update={"regime": PrefixRegime()})
+    )
+    model = build_prefix_model(outside, language, shape, space)
     load_trainable_state(model, load_file(weights))
     return model, language

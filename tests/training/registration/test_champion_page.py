@@ -163,8 +163,10 @@ def test_a_start_after_a_crash_between_the_parts_makes_the_same_page(
     real = Attempt.add_part
 
     def dies(attempt: Attempt, path: Path, kind: str, *args: Any, **more: Any) -> Any:
-        real(attempt, path, kind, *args, **more)
-        raise KeyboardInterrupt
+        made = real(attempt, path, kind, *args, **more)
+        if kind == "comparison":
+            raise KeyboardInterrupt
+        return made
 
     with monkeypatch.context() as patch:
         patch.setattr(Attempt, "add_part", dies)
@@ -173,7 +175,8 @@ def test_a_start_after_a_crash_between_the_parts_makes_the_same_page(
     made, _ = places.register(challenger)
     world.store.delete(manifest_key("register", made.fingerprint))
     again, reused = places.register(challenger)
-    assert not reused and again.parts == made.parts and len(made.parts) == 2
+    assert not reused and again.parts == made.parts
+    assert len(made.parts_of("comparison")) == len(made.parts_of("report")) == 1
 
 
 @WORLD

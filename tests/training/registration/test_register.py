@@ -9,8 +9,9 @@ import pytest
 from registering import RULE, Places
 
 from data_prep.reencode import Reencode
-from infra.claims import Claims, this_process
+from infra.claims import Claims
 from infra.errors import ClaimLost, IntegrityError
+from infra.holders import this_process
 from infra.log import create_in
 from infra.outputs import Manifest, manifest_key, part_key, upload_part
 from infra.part_cache import PartCache
