@@ -256,7 +256,7 @@ def _replies(
 
 def _curves(train: Manifest, workspace: Workspace) -> dict[str, Any]:
     (part,) = train.parts_of("history")
-    found: dict[str, Any] = json.loads(workspace.cache.path("train", part).read_bytes())
+    found: dict[str, Any] = json.loads(workspace.cache.path(train.step, part).read_bytes())
     validation = train.facts["validation_curve"]
     return {**found, "val_loss": validation} if validation else found
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra.disk import not_writable
@@ -11,7 +13,7 @@ from infra.errors import ConfigError
 from infra.outputs import manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.tracking import DIGEST_TAG, ModelVersion, Registry
-from training.package import CARD, README, SCRIPT, TRAINABLES, read_package
+from training.package import read_package
 from training.predictor import download_package
 
 PEFT = "peft"
@@ -21,22 +23,37 @@ def export(registry: Registry, version: ModelVersion, cache: PartCache, folder: 
     """Fill a new or empty folder, all at once; gives its files. Nothing of the version is run.
 
     Raises IntegrityError where a file was altered, ConfigError where the folder holds something."""
+    with filling(folder) as filled, tempfile.TemporaryDirectory(dir=filled.parent) as name:
+        package = download_package(registry, version, Path(name))
+        for file in package.files:
+            target = filled / file.relative_to(package.folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
+        _add_adapter(version, cache, filled)
+        read_package(filled)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def check_is_new(folder: Path) -> None:
+    """Raises ConfigError where the folder holds something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: something is there; expected a new or an empty folder. Name another one.")
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` once it is filled. Raises ConfigError where something is there,
+    or it cannot be written."""
+    check_is_new(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as name:
-            package = download_package(registry, version, Path(name) / "version")
             filled = Path(name) / "export"
             filled.mkdir()
-            for file in (TRAINABLES, CARD, SCRIPT, README):
-                shutil.copyfile(package.folder / file, filled / file)
-            _add_adapter(version, cache, filled)
-            read_package(filled)
+            yield filled
             filled.rename(folder)
     except OSError as error:
         raise not_writable(str(folder), error, "FOLDER") from error
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _add_adapter(version: ModelVersion, cache: PartCache, folder: Path) -> None:

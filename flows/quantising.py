@@ -1,0 +1,200 @@
+"""A registered version made smaller: quantised, evaluated as it was itself, and registered where it is as good."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.evaluating import card_of, ensured, evaluate_version, language_model_folder
+from flows.telling import tell_changes
+from infra.addresses import without_password
+from infra.errors import ConfigError, IntegrityError
+from infra.outputs import Manifest, manifest_key, read_manifest
+from infra.tracking import ModelVersion, Registry
+from infra.workspace import Workspace
+from training.candidate import ModelPlace, read_candidate
+from training.evaluation_config import EvaluationConfig
+from training.promotion import Promotion
+from training.promotion_rule import PromotionRule
+
+if TYPE_CHECKING:
+    from training.package import ModelCard
+    from training.quantising.speed import Figures
+    from training.version import VersionParts
+
+SUFFIX = "-int8"
+
+
+@dataclass(frozen=True)
+class Original:
+    """A registered version, and what the store knows of it."""
+
+    version: ModelVersion
+    card: "ModelCard"
+    train: Manifest
+    dataset: Manifest
+    base: Manifest | None
+    features: Manifest
+    evaluation: Manifest
+    rule: PromotionRule
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What came of it."""
+
+    original: Original
+    evaluation: Manifest
+    figures: "dict[str, Figures]"
+    promotion: Promotion
+    registered: Manifest | None
+    """The `register` output; None where the gate refused it."""
+    warnings: list[str]
+
+
+def quantise_version(model_uri: str, folder: Path, max_loss: float, workspace: Workspace) -> Quantised:
+    """Fill a new or empty folder with the int8 model, and register it as NAME-int8 where the gate lets it pass. What is
+    there already is reused.
+
+    Raises ConfigError where the version is in int8 already, or was not registered by a recipe's gate."""
+    from training.champion_scores import scores_of
+    from training.export import check_is_new
+    from training.promotion import decide_quantised
+
+    check_is_new(folder)
+    original = read_original(model_uri, workspace)
+    quantised, evaluation = _made(original, workspace)
+    promotion = decide_quantised(
+        scores_of(original.evaluation, workspace.cache), scores_of(evaluation, workspace.cache), original.rule, max_loss
+    )
+    figures = _exported(original, quantised, evaluation, folder, workspace)
+    registered, warnings = None, []
+    if promotion.case in ("keeps_quality", "awaits_approval"):
+        registered = _registered(original, quantised, evaluation, max_loss, workspace)
+        promotion = Promotion.model_validate(registered.facts["promotion"])
+        problem = tell_changes(workspace.store, original.version.name + SUFFIX)
+        warnings = [problem] if problem else []
+    return Quantised(original, evaluation, figures, promotion, registered, warnings)
+
+
+def read_original(model_uri: str, workspace: Workspace) -> Original:
+    """Every byte of it is verified. Its evaluation is made where another Frostline made the one it has."""
+    registry = Registry(workspace.settings.mlflow)
+    version = registry.resolve(model_uri)
+    candidate = read_candidate(ModelPlace(workspace.store, registry, version.name), version)
+    card = card_of(version, workspace)
+    if card.quantization:
+        raise ConfigError(f"{version.uri}: it is in {card.quantization} already; expected a model that is not.")
+    if candidate.decision is None:
+        raise ConfigError(
+            f"{version.uri}: {workspace.store.uri} holds no decision of a gate about it; expected one, whose rule says "
+            "what the smaller model must hold. Run its recipe up to register."
+        )
+    dataset, before = (_input(version, step, workspace) for step in ("ingest", "evaluate"))
+    assert dataset is not None and before is not None
+    config, recipe = EvaluationConfig.model_validate(before.config), candidate.decision.name
+    features, evaluation = evaluate_version(version, candidate.train, dataset, config, f"{recipe}.champion", workspace)
+    return Original(
+        version=version,
+        card=card,
+        train=candidate.train,
+        dataset=dataset,
+        base=_input(version, "base", workspace),
+        features=features.manifest,
+        evaluation=evaluation.manifest,
+        rule=PromotionRule.model_validate(candidate.decision.config),
+        recipe=recipe,
+    )
+
+
+def _input(version: ModelVersion, step: str, workspace: Workspace) -> Manifest | None:
+    """An output that the version came from; None where it came from none."""
+    tag = f"frostline.{step}_fingerprint"
+    key = manifest_key(step, version.tags.get(tag, "none"))
+    found = read_manifest(workspace.store, key)
+    if found is None and (tag in version.tags or step != "base"):
+        raise IntegrityError(
+            f"{version.uri}: {workspace.store.uri} has no {key}; expected the output that the version came from. Name "
+            "its store with --store, or run its recipe again."
+        )
+    return found
+
+
+def _made(original: Original, workspace: Workspace) -> tuple[Manifest, Manifest]:
+    """(`quantise` output, its evaluation on what the original was evaluated on)."""
+    from training.evaluate import EvaluationInputs, evaluate, evaluate_request
+    from training.quantising.step import quantise, quantise_request
+
+    name, train, features = f"{original.recipe}{SUFFIX}", original.train, original.features
+    request = quantise_request(name, train, features, original.card.language_model.digest)
+    whole = language_model_folder(original.card, train, workspace)
+    with _shown("quantise", workspace):
+        made = ensured(request, lambda attempt: quantise(train, features, whole, attempt, workspace), workspace)
+    quantised = made.manifest
+    small = workspace.cache.folder_of(quantised, "language_model")
+    config = EvaluationConfig.model_validate(original.evaluation.config)
+    inputs = EvaluationInputs(
+        original.version.name + SUFFIX, quantised, original.dataset, features, original.card.vision_tower, small
+    )
+    asked = evaluate_request(config, name, quantised, original.dataset, features)
+    with ExitStack() as engines:
+        found = ensured(asked, lambda attempt: evaluate(config, inputs, attempt, workspace), workspace, engines)
+    return quantised, found.manifest
+
+
+def _parts(original: Original, quantised: Manifest) -> "VersionParts":
+    from training.quantising.step import tags_of_origin
+    from training.version import VersionParts
+
+    card = original.card
+    return VersionParts(
+        dataset=original.dataset,
+        features=original.features,
+        train=quantised,
+        base=original.base,
+        vision_tower=card.vision_tower.ref,
+        language_model=card.language_model.ref,
+        more_tags=tags_of_origin(original.version, original.train),
+    )
+
+
+def _exported(
+    original: Original, quantised: Manifest, evaluation: Manifest, folder: Path, workspace: Workspace
+) -> "dict[str, Figures]":
+    """Fill the folder, and load what is in it beside the original."""
+    from training.export import filling
+    from training.predictor import fetch_package
+    from training.quantising.speed import compared
+    from training.version import packaged
+
+    parts, name = _parts(original, quantised), original.version.name + SUFFIX
+    with filling(folder) as filled:
+        packaged(filled, name, parts, evaluation, workspace.cache)
+    with _shown("measure", workspace):
+        package = fetch_package(Registry(workspace.settings.mlflow), original.version, workspace.cache.folder)
+        return compared({"original": package, "int8": folder}, original.evaluation, original.features, workspace)
+
+
+def _registered(
+    original: Original, quantised: Manifest, evaluation: Manifest, max_loss: float, workspace: Workspace
+) -> Manifest:
+    from training.register import RegisterNames, Registration, register, register_request
+
+    name = original.version.name + SUFFIX
+    names = RegisterNames(f"{original.recipe}{SUFFIX}", name, without_password(workspace.settings.mlflow))
+    more = {"max_loss": max_loss, "original_digest": original.train.identity["model_digest"]}
+    request = register_request(original.rule, names, quantised, evaluation, workspace.store, more)
+    parts = _parts(original, quantised)
+    registration = Registration(original.rule, name, parts, evaluation, None, original.evaluation, max_loss)
+    with _shown("register", workspace):
+        return ensured(request, lambda attempt: register(registration, attempt, workspace), workspace).manifest
+
+
+@contextmanager
+def _shown(label: str, workspace: Workspace) -> Iterator[None]:
+    workspace.progress.start(label, 1, "models")
+    yield
+    workspace.progress.advance(label)
+    workspace.progress.finish(label)
