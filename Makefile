@@ -5,14 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BENCH_VENV := .venv-bench
 BIN := $(VENV)/bin
+# Not compiled: of 29,000 files most are never imported, and compiling them all was half of the time.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 # A file stays with one process, since its tests share what took long to make.
 TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
-# Two processes of two threads share two cores: a thread that waits sleeps instead of spinning on the other's core.
+# Two processes share two cores: one thread each, and a thread that waits sleeps instead of spinning on the other's core.
+test: export OMP_NUM_THREADS := 1
 test: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help run test faults check bench-training bench-evaluation bench-memory bench-data clean setup
+.PHONY: help run test long faults check types-of-code types-of-tests bench-training bench-evaluation bench-memory bench-data bench-serving clean setup
 
 help: ## Say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,15 +25,25 @@ run: setup ## Train, evaluate and register the quickstart model, end to end (4 t
 
 test: setup ## Fast tests first, then the engines, faults and deployments (half an hour to an hour on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
-	@pytest -q $(TWO_AT_ONCE) -m "not slow and not faults"
+	@pytest -q $(TWO_AT_ONCE) -m "not slow and not faults and not long"
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (20 to 50 minutes)"
-	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults"
+	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults and not long"
+
+long: setup ## More runs from end to end: int8, watch, other rows, real photos, a kill in training (20 minutes on 2 cores)
+	@pytest -q $(TWO_AT_ONCE) -m "long and not faults"
 
 faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (hours on 2 cores); make test runs a selection of it
 	@pytest -q -m faults --timeout 3600
 
 check: setup ## Format, lint, types, import rule (what CI runs before the tests)
-	@ruff format --check . && ruff check . && mypy && mypy --config-file tests/mypy.ini && lint-imports
+	@ruff format --check . && ruff check . && lint-imports
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync types-of-code types-of-tests
+
+types-of-code:
+	@mypy --cache-dir .mypy_cache/code
+
+types-of-tests:
+	@mypy --config-file tests/mypy.ini --cache-dir .mypy_cache/tests
 
 bench-training: setup ## Measure training against the transformers Trainer and bare loops, and print the table
 	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/training/bench.py
@@ -44,6 +57,9 @@ bench-memory: setup ## Measure the memory of trainings beside the estimate of fr
 bench-data: setup $(BENCH_VENV)/.installed ## Measure the data side against datasets and a bare loop, and print the table (20 minutes on 2 cores)
 	@PYTHONPATH=tests/benchmarks/shared python tests/benchmarks/data/bench.py
 
+bench-serving: setup ## Measure frostline serve against mlflow models serve, and print the table (5 minutes on 2 cores)
+	@PYTHONPATH=tests/benchmarks/shared:tests/support python tests/benchmarks/serving/bench.py
+
 clean: ## Remove everything the other targets made, var/ included
 	rm -rf $(VENV) $(BENCH_VENV) var build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
@@ -53,13 +69,13 @@ $(VENV)/.torch:
 	@echo "[setup 1/2] virtual environment and torch (about 1 minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) "$$(grep '^torch==' requirements.lock)"
 	@touch $@
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/.torch
-	@echo "[setup 2/2] the other packages, at the versions of requirements.lock (about 3 minutes)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "[setup 2/2] the other packages, at the versions of requirements.lock (about 2 minutes)"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(BENCH_VENV)/.installed: requirements.lock

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import promotion_cli, stack_cli
+from flows import promotion_cli, serve_cli, stack_cli, watch_cli
 from flows.options import JsonOption, ProfileOption, StoreOption
 from infra.errors import FrostlineError, Interrupted
 
@@ -55,7 +55,8 @@ def run(
 
       frostline run my_recipe.yaml --store s3://bucket/prefix --profile gpu --json
     """
-    from flows.commands import Asked, run_command
+    from flows.asked import Asked
+    from flows.commands import run_command
 
     run_command(Asked(recipe, profile, store, tuple(set_)), until, frozenset(force), json)
 
@@ -73,14 +74,40 @@ def plan(
 
     Example:  frostline plan quickstart --set training.learning_rate=0.0005
     """
-    from flows.commands import Asked, plan_command
+    from flows.asked import Asked
+    from flows.commands import plan_command
 
     plan_command(Asked(recipe, profile, store, tuple(set_)), until, json)
 
 
 @app.command()
+def watch(
+    recipe: RecipeArgument = "quickstart",
+    profile: ProfileOption = "laptop",
+    store: StoreOption = None,
+    set_: SetOption = [],  # noqa: B006
+    json: JsonOption = False,
+) -> None:
+    """Say whether the recipe's model calls for a retrain, and why: new rows, age, drift, a failing slice.
+
+    Reads today's rows and what the champion makes of them; trains and promotes nothing. The deployment
+    `watch/daily` does the same, and starts the retrain.
+
+    Examples:
+
+      frostline watch quickstart
+
+      frostline watch my_recipe.yaml --set watch.new_examples=1000 --set watch.champion_age_days=30 --json
+    """
+    from flows.asked import Asked
+    from flows.watching import watch_command
+
+    watch_command(Asked(recipe, profile, store, tuple(set_)), json)
+
+
+@app.command()
 def status(store: StoreOption = None, json: JsonOption = False) -> None:
-    """Outputs in the store, model versions and their aliases."""
+    """Outputs, models, what was saved, who waits or works, newest decisions and failures."""
     from flows.commands import status_command
 
     status_command(store, json)
@@ -146,7 +173,9 @@ def evaluate(
 
 
 app.add_typer(promotion_cli.app)
+app.add_typer(serve_cli.app)
 app.add_typer(stack_cli.app)
+app.add_typer(watch_cli.app)
 
 
 @app.command()

@@ -4,17 +4,18 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from flows.asked import Asked
 from flows.claiming import claimed
 from flows.opened import open_workspace
 from flows.plan import make_plan
 from flows.planned_memory import check_training, plan_memory
 from flows.preflight import check_models, check_objectives_can_be_scored
-from flows.recipe import Recipe, load_recipe, split_assignments
+from flows.recipe import Recipe
 from flows.steps import STEPS
 from flows.summary import RunSummary, newest_report, report_path, step_result, summarise
 from flows.terminal import Bars, plan_table, show_memory, show_summary
@@ -22,25 +23,9 @@ from infra.addresses import without_password
 from infra.errors import ConfigError
 from infra.logs import engines_to, new_log_file
 from infra.outputs import Manifest
-from infra.progress import Progress, Silent
+from infra.progress import Silent
 from infra.workspace import Workspace
 from infra.yaml_config import suggestion
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `run` and `plan` are asked for, as typed."""
-
-    recipe: str
-    profile: str
-    store: str | None
-    assignments: tuple[str, ...]
-
-    def opened(self) -> Recipe:
-        return load_recipe(self.recipe, split_assignments(self.assignments)[0])
-
-    def workspace(self, progress: Progress, writable: bool) -> Workspace:
-        return open_workspace(self.profile, progress, self.store, split_assignments(self.assignments)[1], writable)
 
 
 def run_command(asked: Asked, until: str | None, force: frozenset[str], as_json: bool) -> None:

@@ -31,6 +31,11 @@ def examine(profile_name: str, store_uri: str | None) -> Iterator[Finding]:
         yield from examination.server("MLflow", settings.mlflow, "/version", "mlflow", START_MLFLOW)
     else:
         yield Finding(name="MLflow", state="ok", found=f"{settings.mlflow}, without a server")
-    running = Stack(settings).running()
+    try:
+        running = Stack(settings).running()
+    except OSError as error:
+        told, remedy = f"{settings.var_dir}: {error.strerror}", "Make it this user's, or set FROSTLINE_VAR_DIR."
+        yield Finding(name="stack", state="fault", found=told, remedy=remedy)
+        return
     told = ", ".join(f"{name} (pid {pid})" for name, pid in running.items()) or "nothing of `frostline up` runs here"
     yield Finding(name="stack", state="ok", found=told)

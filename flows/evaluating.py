@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from rich.console import Console
@@ -24,6 +24,9 @@ from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
 from infra.yaml_config import parse, read_yaml, set_values
 from training.evaluation_config import EvaluationConfig
+
+if TYPE_CHECKING:
+    from training.package import ModelCard
 
 
 def evaluate_command(
@@ -81,7 +84,7 @@ def evaluate_on(
     candidate = read_candidate(ModelPlace(workspace.store, registry, version.name), version)
     name = f"{version.name}.evaluate"  # not a recipe's own log, which `plan` compares with
     request = ingest_request(ingest, name, workspace.store)
-    dataset = _ensured(request, lambda attempt: ingest_rows(ingest, attempt, workspace), workspace)
+    dataset = ensured(request, lambda attempt: ingest_rows(ingest, attempt, workspace), workspace)
     steps = [dataset, *evaluate_version(version, candidate.train, dataset.manifest, config, name, workspace)]
     outputs = {step.manifest.step: step.manifest for step in steps}
     return summarise([step.result for step in steps], outputs, workspace), outputs["evaluate"]
@@ -99,33 +102,56 @@ def evaluate_version(
 ) -> list[Made]:
     """`featurize` and `evaluate`, through the version's own tower and language model; `train` is its training. Ray
     starts when one of them has to be made."""
-    from data_prep.featurize import featurize, featurize_request
-    from data_prep.pins import verified_folder
     from training.evaluate import EvaluationInputs, evaluate, evaluate_request
-    from training.predictor import fetch_package
-    from training.package import read_package  # isort: skip
 
-    registry = Registry(workspace.settings.mlflow)
-    card = read_package(fetch_package(registry, version, workspace.cache.folder)).card
-    lm_folder = verified_folder(card.language_model, workspace.cache.folder, workspace.store)
+    card = card_of(version, workspace)
+    lm_folder = language_model_folder(card, train, workspace)
     with ExitStack() as engines:
-
-        def ensured(request: OutputRequest, produce: Callable[[Attempt], Draft]) -> Made:
-            if not workspace.store.exists(request.manifest_key):
-                engines.enter_context(ray.connected(workspace.profile.ray, workspace.settings.logs))
-            return _ensured(request, produce, workspace)
-
-        wanted = featurize_request(card.features, name, dataset, card.vision_tower.digest)
-        features = ensured(
-            wanted, lambda attempt: featurize(card.features, dataset, card.vision_tower, attempt, workspace)
-        )
+        features = featurize_for(card, dataset, name, workspace, engines)
         inputs = EvaluationInputs(version.name, train, dataset, features.manifest, card.vision_tower, lm_folder)
         asked = evaluate_request(config, name, train, dataset, features.manifest)
-        return [features, ensured(asked, lambda attempt: evaluate(config, inputs, attempt, workspace))]
+        made = ensured(asked, lambda attempt: evaluate(config, inputs, attempt, workspace), workspace, engines)
+        return [features, made]
 
 
-def _ensured(request: OutputRequest, produce: Callable[[Attempt], Draft], workspace: Workspace) -> Made:
+def language_model_folder(card: "ModelCard", train: Manifest, workspace: Workspace) -> Path:
+    """On this machine, verified: the pinned one, or an int8 model's own, which is a part of `train`."""
+    from data_prep.pins import verified_folder
+    from training.package import LANGUAGE_MODEL
+
+    if card.quantization:
+        return workspace.cache.folder_of(train, LANGUAGE_MODEL)
+    return verified_folder(card.language_model, workspace.cache.folder, workspace.store)
+
+
+def card_of(version: ModelVersion, workspace: Workspace) -> "ModelCard":
+    """What the version's package says of itself: its tower and language model among it. Every byte is verified."""
+    from training.package import read_package
+    from training.predictor import fetch_package
+
+    registry = Registry(workspace.settings.mlflow)
+    return read_package(fetch_package(registry, version, workspace.cache.folder)).card
+
+
+def featurize_for(card: "ModelCard", dataset: Manifest, name: str, workspace: Workspace, engines: ExitStack) -> Made:
+    """Features of the dataset's images through the tower of a registered version."""
+    from data_prep.featurize import featurize, featurize_request
+
+    request = featurize_request(card.features, name, dataset, card.vision_tower.digest)
+
+    def produce(attempt: Attempt) -> Draft:
+        return featurize(card.features, dataset, card.vision_tower, attempt, workspace)
+
+    return ensured(request, produce, workspace, engines)
+
+
+def ensured(
+    request: OutputRequest, produce: Callable[[Attempt], Draft], workspace: Workspace, engines: ExitStack | None = None
+) -> Made:
+    """The output, reused or made; where `engines` is given, with Ray."""
     started = time.monotonic()
+    if engines is not None and not workspace.store.exists(request.manifest_key):
+        engines.enter_context(ray.connected(workspace.profile.ray, workspace.settings.logs))
     resources = workspace.profile.model_dump(mode="json")
     manifest, reused = ensure_output(workspace.store, request, produce, resources)
     return Made(manifest, step_result(manifest, reused, started, workspace))

@@ -19,6 +19,7 @@ from training.base.config import BaseConfig
 from training.config import TrainConfig
 from training.evaluation_config import EvaluationConfig
 from training.promotion_rule import PromotionRule
+from training.retrain_rule import WatchRule
 
 
 class Recipe(BaseModel):
@@ -42,6 +43,8 @@ class Recipe(BaseModel):
     to it, `replace` has it end (with a checkpoint) and takes its place."""
     promotion: PromotionRule | None = None
     """Needed to register; a recipe that ends with its training has none."""
+    watch: WatchRule = WatchRule()
+    """When `frostline watch` and the deployment `watch/daily` call for a retrain."""
 
     @property
     def gate(self) -> PromotionRule:

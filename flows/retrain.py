@@ -16,7 +16,8 @@ from prefect import Task, flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging import get_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
@@ -28,7 +29,7 @@ from flows.progress_artifact import ProgressArtifact
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import Outputs, Step, forget, run_step, steps_of
 from flows.summary import RunSummary, StepResult, step_result, summarise
-from flows.telling import tell_changes
+from flows.telling import tell_changes, tell_failure
 from infra import ray
 from infra.errors import FrostlineError, Held
 from infra.outputs import Manifest
@@ -69,7 +70,20 @@ def step_task(step: Step, recipe: Recipe, workspace: Workspace) -> Task[..., Any
     return ensure
 
 
-@flow(name="retrain", flow_run_name="retrain-{recipe}", persist_result=False, validate_parameters=True)
+def on_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  as Prefect calls it
+    """For flows that no terminal waits for."""
+    if problem := tell_failure(str(flow_run.id), flow_run.name, str(state.name), state.message):
+        get_logger().warning(problem)
+
+
+@flow(
+    name="retrain",
+    flow_run_name="retrain-{recipe}",
+    persist_result=False,
+    validate_parameters=True,
+    on_failure=[on_failure],
+    on_crashed=[on_failure],
+)
 def retrain(
     recipe: str = "quickstart", profile: str = "laptop", assignments: Sequence[str] = (), store_uri: str | None = None
 ) -> dict[str, Any] | State[Any]:

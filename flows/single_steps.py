@@ -6,13 +6,20 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 
-from flows.retrain import open_and_run
+from flows.retrain import on_failure, open_and_run
 
 
 def _up_to(step: str, description: str) -> Flow[..., dict[str, Any] | State[Any]]:
     """A flow with the parameters of `retrain` that ends with this step."""
 
-    @flow(name=step, description=description, flow_run_name=step + "-{recipe}", persist_result=False)
+    @flow(
+        name=step,
+        description=description,
+        flow_run_name=step + "-{recipe}",
+        persist_result=False,
+        on_failure=[on_failure],
+        on_crashed=[on_failure],
+    )
     def run_step(
         recipe: str = "quickstart",
         profile: str = "laptop",

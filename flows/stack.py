@@ -1,4 +1,5 @@
-"""A team's servers on this machine: Prefect with everything deployed, a worker for it, MLflow. On loopback only."""
+"""A team's servers on this machine: Prefect with everything deployed, a worker for it, MLflow, and the reaper of
+what died without a word. On loopback only."""
 
 import fcntl
 import json
@@ -7,16 +8,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlparse
 from urllib.request import ProxyHandler, Request, build_opener
 
+import psutil
+
 from flows.databases import Databases
+from flows.reaping import BEAT
 from infra.addresses import without_password
 from infra.errors import ConfigError, PlatformError
 from infra.marked_processes import Mark, stop
@@ -25,7 +28,8 @@ from infra.settings import Settings
 HOST = "127.0.0.1"
 POOL = "local"
 WORKER = "frostline"
-PARTS = ("prefect", "mlflow", "worker")
+PARTS = ("prefect", "mlflow", "worker", "reaper")
+REAP_SECONDS = 15
 START_SECONDS = 180
 """A busy machine needs more than a minute for Prefect's first start with its migrations."""
 FLOW_RUN_GRACE_SECONDS = 60
@@ -87,12 +91,12 @@ class Stack:
         Raises ConfigError where a port is taken or a running part has another, PlatformError where a part ends or does
         not answer in time."""
         environment = self.environment(ports, databases)
-        prefect, mlflow, worker = self._parts(ports)
+        prefect, mlflow, *others = self._parts(ports)
         with self._alone():
-            running = [self._ensure(part, environment, checkout, tell) for part in (prefect, mlflow)]
+            running = self._ensure([prefect, mlflow], environment, checkout, tell)
             tell("deploying prefect.yaml")
             _deploy(environment, checkout)
-            return [*running, self._ensure(worker, environment, checkout, tell)]
+            return [*running, *self._ensure(others, environment, checkout, tell)]
 
     def down(self, tell: Callable[[str], None]) -> int:
         """Stop everything that `up` started, flow runs included, and return how many processes that were."""
@@ -143,7 +147,7 @@ class Stack:
             found["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = databases.prefect
         return found
 
-    def _parts(self, ports: Ports) -> tuple[Part, Part, Part]:
+    def _parts(self, ports: Ports) -> tuple[Part, Part, Part, Part]:
         api, mlflow = f"http://{HOST}:{ports.prefect}/api", f"http://{HOST}:{ports.mlflow}"
         artifacts = (self._var_dir / "mlflow" / "artifacts").as_uri()
         since = datetime.now(UTC)
@@ -167,21 +171,36 @@ class Stack:
                 f"pool {POOL}",
                 lambda: _worker_was_heard(api, since),
             ),
+            Part(
+                "reaper",
+                ("frostline", "reap", "--every", str(REAP_SECONDS)),
+                f"every {REAP_SECONDS} s",
+                lambda: _was_touched(self._var_dir / BEAT, since),
+            ),
         )  # fmt: skip
 
     def _ensure(
+        self, parts: Sequence[Part], environment: Mapping[str, str], checkout: Path, tell: Callable[[str], None]
+    ) -> list[Running]:
+        """All are started before the first is waited for."""
+        started = [self._started(part, environment, checkout, tell) for part in parts]
+        return [self._answering(part, *one) for part, one in zip(parts, started, strict=True)]
+
+    def _started(
         self, part: Part, environment: Mapping[str, str], checkout: Path, tell: Callable[[str], None]
-    ) -> Running:
-        log = self._logs / f"{part.name}.log"
+    ) -> tuple[psutil.Process, bool]:
+        """Its process, and whether it was there before."""
         found = self._mark.first_of(part.name)
-        if found is None:
-            _check_port_is_free(part)
-            tell(f"starting {part.name} ({part.address})")
-            command = [str(Path(sys.executable).parent / part.command[0]), *part.command[1:]]
-            process = self._mark.start(part.name, command, environment, checkout, log)
-        else:
-            process = found.process
+        if found is not None:
             _check_is_alike(part, found.environment, environment)
+            return found.process, True
+        _check_port_is_free(part)
+        tell(f"starting {part.name} ({part.address})")
+        command = [str(Path(sys.executable).parent / part.command[0]), *part.command[1:]]
+        return self._mark.start(part.name, command, environment, checkout, self._logs / f"{part.name}.log"), False
+
+    def _answering(self, part: Part, process: psutil.Process, was_there: bool) -> Running:
+        log = self._logs / f"{part.name}.log"
         deadline = time.monotonic() + START_SECONDS
         while not part.is_up():
             if not process.is_running() or process.status() == "zombie":
@@ -192,7 +211,7 @@ class Stack:
                     f"Look into {log}, then `frostline down` and `frostline up` again."
                 )
             time.sleep(POLL_SECONDS)
-        return Running(part.name, process.pid, part.address, log, was_there=found is not None)
+        return Running(part.name, process.pid, part.address, log, was_there)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -227,11 +246,9 @@ _DIRECT = build_opener(ProxyHandler({}))
 
 
 def _answers(url: str) -> bool:
-    try:
-        with _DIRECT.open(url, timeout=ANSWER_SECONDS):
-            return True
-    except (URLError, OSError):
-        return False
+    with suppress(OSError), _DIRECT.open(url, timeout=ANSWER_SECONDS):
+        return True
+    return False
 
 
 def _worker_was_heard(api: str, since: datetime) -> bool:
@@ -240,15 +257,18 @@ def _worker_was_heard(api: str, since: datetime) -> bool:
     try:
         with _DIRECT.open(asked, timeout=ANSWER_SECONDS) as answer:
             workers = json.load(answer)
-    except (URLError, OSError):
+    except OSError:
         return False
     heard = (each["last_heartbeat_time"] for each in workers if each["name"] == WORKER)
     return any(datetime.fromisoformat(time) >= since for time in heard)
 
 
+def _was_touched(file: Path, since: datetime) -> bool:
+    return file.exists() and file.stat().st_mtime >= since.timestamp()
+
+
 def _check_port_is_free(part: Part) -> None:
-    port = urlparse(part.address).port
-    if port is None:
+    if (port := urlparse(part.address).port) is None:
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

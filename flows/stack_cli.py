@@ -1,4 +1,4 @@
-"""Commands about the servers on this machine: up, down, doctor."""
+"""Commands about the servers on this machine: up, down, reap, notify, doctor."""
 
 from typing import Annotated
 
@@ -20,11 +20,11 @@ def up(
             show_envvar=True,
         ),
     ] = None,
-    prefect_port: Annotated[int, typer.Option(help="Of the Prefect server.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Of the MLflow server.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the MLflow server.")] = 5000,
     json: JsonOption = False,
 ) -> None:
-    """Bring up Prefect, a worker with everything deployed, and MLflow, on loopback. What runs already stays.
+    """Bring up Prefect, a worker with everything deployed, MLflow and the reaper, on loopback. What runs already stays.
 
     Call it in the checkout: the deployments are those of its prefect.yaml.
 
@@ -49,6 +49,43 @@ def down(json: JsonOption = False) -> None:
     from flows.stack_commands import down_command
 
     down_command(json)
+
+
+@app.command()
+def reap(
+    every: Annotated[float | None, typer.Option(min=1, help="Seconds between passes, for ever. Default: once.")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Mark flow runs whose process died or hangs as crashed in Prefect, and free the claims they held.
+
+    `frostline up` keeps one running. Elsewhere, one is enough for a store.
+
+    Examples:
+
+      frostline reap
+
+      frostline reap --every 30 --store s3://bucket/prefix
+    """
+    from flows.stack_commands import reap_command
+
+    reap_command(every, store, json)
+
+
+@app.command()
+def notify(
+    block: Annotated[str, typer.Argument(help="A notification block of Prefect, as TYPE/NAME.")],
+    json: JsonOption = False,
+) -> None:
+    """Have Prefect send failures, refusals, waits for approval, promotions and rollbacks through a notification block.
+
+    Makes one automation for each, or changes it where it is there.
+
+    Example:  frostline notify slack-webhook/team
+    """
+    from flows.automations import notify_command
+
+    notify_command(block, json)
 
 
 @app.command()

@@ -1,6 +1,8 @@
-"""What up, down and doctor do, shown to a person or as JSON."""
+"""What up, down, reap and doctor do, shown to a person or as JSON."""
 
 import json
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,6 +49,41 @@ def down_command(as_json: bool) -> None:
         print(json.dumps({"num_stopped": num_stopped}))
     else:
         print(f"{num_stopped} processes stopped" if num_stopped else "nothing of `frostline up` runs here")
+
+
+def reap_command(every: float | None, store: str | None, as_json: bool) -> None:
+    from flows.opened import open_workspace
+    from flows.reaping import BEAT, Reaped, reap, reap_again_and_again
+    from infra.progress import Silent
+
+    workspace = open_workspace("laptop", Silent(), store)
+
+    def show(found: list[Reaped]) -> None:
+        if as_json:
+            told = [{"holder": one.holder.told(), "flow_run": one.flow_run} for one in found]
+            print(json.dumps({"reaped": told}, ensure_ascii=False), flush=True)
+            return
+        for one in found:
+            print(f"{_now()} lost: {one.holder.told()}; flow run: {one.flow_run}", flush=True)
+
+    if every is None:
+        found = reap(workspace.store)
+        show(found)
+        if not found and not as_json:
+            print("nothing was lost")
+        return
+
+    def show_and_beat(found: list[Reaped]) -> None:
+        show(found)
+        (workspace.settings.var_dir / BEAT).touch()
+
+    reap_again_and_again(
+        workspace.store, every, show_and_beat, lambda problem: print(f"{_now()} {problem}", file=sys.stderr, flush=True)
+    )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def doctor_command(profile: str, store: str | None, as_json: bool) -> None:

@@ -1,11 +1,12 @@
-"""Telling others of each change of champion: a webhook, where one is configured, and Prefect, inside a flow run.
+"""Telling others of each change of champion, and of each model that was refused or waits for approval: by a webhook,
+where one is configured, and by Prefect, inside a flow run.
 
-    {store}/register/told/{model_name}/{channel}/{n:08d}   entry n of the ledger was told there, and all before it
+    {store}/register/told/{model_name}/{channel}/{n:08d}           entry n of the ledger was told there, and all before
+    {store}/register/told/{model_name}/{channel}.notices/{n:08d}   as was notice n
 
-Each of the two is a channel with marks of its own, written only by who told it: what is entered while a channel is not
-there is told when it is. One that is there for the first time hears of the newest entry, who serves now, and of none
-before. An entry is told before that is noted, so that none is lost and one may be told twice: its delivery id is the
-same.
+Each channel has marks of its own, written only by who told it: what is entered while a channel is not there is told
+when it is. One that is there for the first time hears of the newest entry and of the newest notice, and of none before.
+An entry is told before that is noted, so that none is lost and one may be told twice: its delivery id is the same.
 """
 
 import sys
@@ -16,9 +17,40 @@ from typing import Any
 from infra.errors import FrostlineError
 from infra.store import Store
 from infra.webhook import WebhookSettings, post
-from training.ledger import STEP, LedgerEntry, history
+from training.ledger import STEP, history
+from training.notices import notices
 
-EVENT = "frostline.champion.changed"
+CHANGED = "frostline.champion.changed"
+FAILED = "frostline.run.failed"
+MODEL_RESOURCE = "frostline.model."
+"""Start of the Prefect resource that an event about a model is of."""
+KIND_LABEL = "frostline.kind"
+"""Label of that resource: automations see labels, and not what else an event tells."""
+NOTICED = {
+    "awaits_approval": "frostline.approval.awaited",
+    "refused_by_gate": "frostline.model.refused",
+    "refused_by_hand": "frostline.model.refused",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is told, as number `number` of its kind."""
+
+    number: int
+    name: str
+    delivery: str
+    """Equal whenever this is told again."""
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A log whose entries are told in order."""
+
+    suffix: str
+    """Of the folder of its marks."""
+    events: Callable[[Store, str], list[Event]]
 
 
 @dataclass(frozen=True)
@@ -27,59 +59,84 @@ class Channel:
 
     name: str
     is_there: Callable[[], bool]
-    send: Callable[[str, LedgerEntry], None]
-    """(model name, entry). Any exception says that it did not arrive."""
+    send: Callable[[str, Event], None]
+    """(model name, event). Any exception says that it did not arrive."""
 
 
 def tell_changes(store: Store, model_name: str) -> str | None:
     """Tell what was not told yet, in order. What went wrong, in words: it never undoes a promotion nor fails who made
     it, and the next promotion, rollback or run tells the rest."""
-    problems = [_tell(store, model_name, channel) for channel in CHANNELS]
-    return " ".join(problem for problem in problems if problem) or None
+    problems = [_tell(store, model_name, channel, story) for channel in CHANNELS for story in STORIES]
+    return " ".join(dict.fromkeys(problem for problem in problems if problem)) or None
 
 
-def _tell(store: Store, model_name: str, channel: Channel) -> str | None:
+def tell_failure(flow_run_id: str, name: str, state: str, message: str | None) -> str | None:
+    """By the webhook, where there is one: Prefect knows. What went wrong, in words."""
+    event = {"event": FAILED, "flow_run_id": flow_run_id, "flow_run": name, "state": state, "message": message}
     try:
-        if not channel.is_there():
-            return None
-        for entry in _untold(store, model_name, channel):
-            channel.send(model_name, entry)
-            store.create(_mark(model_name, channel.name, entry.number), b"")
-    except Exception as error:  # whatever it is, the promotion stands
-        told = str(error) if isinstance(error, FrostlineError) else f"found {type(error).__name__}; expected an answer."
-        return f"{model_name}: who is champion could not be told ({channel.name}). {told}"
+        post(f"{flow_run_id}-{state}", event, WebhookSettings())
+    except Exception as error:  # whatever it is, the failure itself is told in its place
+        return str(error) if isinstance(error, FrostlineError) else f"webhook: {type(error).__name__}"
     return None
 
 
-def _untold(store: Store, model_name: str, channel: Channel) -> Iterator[LedgerEntry]:
-    entries = history(store, model_name)
-    told = next((n for n in range(len(entries), -1, -1) if store.exists(_mark(model_name, channel.name, n))), None)
-    if told is None and entries:
-        told = len(entries) - 1
+def _tell(store: Store, model_name: str, channel: Channel, story: Story) -> str | None:
+    try:
+        if not channel.is_there():
+            return None
+        folder = f"{STEP}/told/{model_name}/{channel.name}{story.suffix}"
+        for event in _untold(store, folder, story.events(store, model_name)):
+            channel.send(model_name, event)
+            store.create(f"{folder}/{event.number:08d}", b"")
+    except Exception as error:  # whatever it is, the promotion stands
+        told = str(error) if isinstance(error, FrostlineError) else f"found {type(error).__name__}; expected an answer."
+        return f"{model_name}: what became of it could not be told ({channel.name}). {told}"
+    return None
+
+
+def _untold(store: Store, folder: str, events: list[Event]) -> Iterator[Event]:
+    told = next((n for n in range(len(events), -1, -1) if store.exists(f"{folder}/{n:08d}")), None)
+    if told is None and events:
+        told = len(events) - 1
         # Noted first, so that the newest is not lost where it does not arrive.
-        store.create(_mark(model_name, channel.name, told), b"")
-    yield from entries[told:]
+        store.create(f"{folder}/{told:08d}", b"")
+    yield from events[told:]
 
 
-def _mark(model_name: str, channel: str, number: int) -> str:
-    return f"{STEP}/told/{model_name}/{channel}/{number:08d}"
+def _changes(store: Store, model_name: str) -> list[Event]:
+    return [
+        Event(
+            entry.number, CHANGED, f"{model_name}-{entry.number}-{entry.token}",
+            entry.model_dump(mode="json", exclude={"token"}),
+        )
+        for entry in history(store, model_name)
+    ]  # fmt: skip
 
 
-def _post(model_name: str, entry: LedgerEntry) -> None:
-    event = {"event": EVENT, "model": model_name, **_told(entry)}
-    post(f"{model_name}-{entry.number}-{entry.token}", event, WebhookSettings())
+def _notices(store: Store, model_name: str) -> list[Event]:
+    return [
+        Event(
+            notice.number, NOTICED[notice.kind],
+            f"{model_name}-notice-{notice.number}-{notice.register_fingerprint[:16]}", notice.model_dump(mode="json"),
+        )
+        for notice in notices(store, model_name)
+    ]  # fmt: skip
 
 
-def _emit(model_name: str, entry: LedgerEntry) -> None:
+def _post(model_name: str, event: Event) -> None:
+    post(event.delivery, {"event": event.name, "model": model_name, **event.told}, WebhookSettings())
+
+
+def _emit(model_name: str, event: Event) -> None:
     """As a Prefect event, which automations can wait for."""
     from prefect.events import emit_event
 
-    resource = {"prefect.resource.id": f"frostline.model.{model_name}", "prefect.resource.name": model_name}
-    emit_event(EVENT, resource=resource, payload=_told(entry))
-
-
-def _told(entry: LedgerEntry) -> dict[str, Any]:
-    return entry.model_dump(mode="json", exclude={"token"})
+    resource = {
+        "prefect.resource.id": f"{MODEL_RESOURCE}{model_name}",
+        "prefect.resource.name": model_name,
+        KIND_LABEL: event.told["kind"],
+    }
+    emit_event(event.name, resource=resource, payload=event.told)
 
 
 def _is_in_a_flow_run() -> bool:
@@ -95,4 +152,5 @@ def _has_an_address() -> bool:
     return WebhookSettings().url is not None
 
 
+STORIES = (Story("", _changes), Story(".notices", _notices))
 CHANNELS = (Channel("webhook", _has_an_address, _post), Channel("prefect", _is_in_a_flow_run, _emit))

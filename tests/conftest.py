@@ -1,6 +1,8 @@
 """Fixtures of the whole suite. Everything real, everything in temporary folders, servers on loopback only."""
 
+import ctypes
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +20,22 @@ from infra.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 pytest.register_assert_rewrite("fault_cases")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def pytest_configure() -> None:
+    """Towers and trainings in this process get the memory that the product gives to its workers (`infra.ray`): half of
+    their time went into page faults. What a test starts has its own."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The whole fault programme runs only where it is asked for by its marker."""
-    if "faults" in config.getoption("-m"):
-        return
-    left = [item for item in items if item.get_closest_marker("faults")]
+    """The whole fault programme and the long runs are there only where they are asked for by their markers."""
+    unasked = {"faults", "long"} - set(re.findall(r"\w+", config.getoption("-m")))
+    left = [item for item in items if any(item.get_closest_marker(marker) for marker in unasked)]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
 

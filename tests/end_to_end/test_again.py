@@ -26,6 +26,16 @@ def var(tiny_run: TinyRun) -> Path:
     return tiny_run.var
 
 
+@pytest.fixture(scope="module")
+def picture(var: Path) -> Path:
+    from data_prep.sources.digit_scenes import DigitScenes, DigitScenesConfig
+
+    source = DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=1))
+    row = next(source.rows(*source.files()))
+    (var / "scene.png").write_bytes(row.image.read())
+    return var / "scene.png"
+
+
 def frostline(var: Path, *arguments: str) -> Any:
     done = subprocess.run(
         [FROSTLINE, *arguments], env=environment_of(var), capture_output=True, text=True, timeout=1200
@@ -66,21 +76,11 @@ def test_a_run_until_a_step_ends_there(var: Path) -> None:
     assert everything_in(var / "store") == before
 
 
-def test_a_forced_step_is_made_anew_and_the_rest_is_reused(var: Path) -> None:
-    (before,) = outputs(var, "evaluate")
-    ran = frostline(var, "run", TINY, "--json", "--force", "evaluate")
-    assert {step["name"] for step in ran["steps"] if not step["reused"]} == {"evaluate"}
-    (after,) = outputs(var, "evaluate")
-    assert after.record.created_at > before.record.created_at
-    assert (after.fingerprint, after.identity, after.facts) == (before.fingerprint, before.identity, before.facts)
-    assert (ran["model"]["version"], ran["model"]["aliases"]) == ("1", ["champion"])
-
-
-def test_one_flipped_bit_is_named_and_after_a_repair_exactly_that_part_is_made_again(var: Path) -> None:
+def test_after_a_repair_exactly_the_damaged_part_is_made_again_and_a_forced_step_as_it_was(var: Path) -> None:
     report = frostline(var, "verify", "--json")
     assert report["damaged"] == []
     assert report["num_outputs"] == 6
-    (before,) = outputs(var, "featurize")
+    (before,), (evaluated,) = outputs(var, "featurize"), outputs(var, "evaluate")
     part = max(before.parts_of("features"), key=lambda part: part.num_rows)
     path = var / "store" / "featurize" / "parts" / part.digest
     data = bytearray(path.read_bytes())
@@ -93,10 +93,15 @@ def test_one_flipped_bit_is_named_and_after_a_repair_exactly_that_part_is_made_a
 
     repaired = frostline(var, "verify", "--repair", "--json")
     assert repaired["to_make_again"] == [f"recipe {before.name}, featurize: 1 of {len(before.parts)} parts"]
-    ran = frostline(var, "run", TINY, "--json")
-    assert {step["name"] for step in ran["steps"] if not step["reused"]} == {"featurize"}
-    (after,) = outputs(var, "featurize")
+    ran = frostline(var, "run", TINY, "--json", "--force", "evaluate")
+    assert {step["name"] for step in ran["steps"] if not step["reused"]} == {"featurize", "evaluate"}
+    (after,), (again,) = outputs(var, "featurize"), outputs(var, "evaluate")
     assert (after.counts["encoded"], after.parts) == (part.num_rows, before.parts)
+    assert again.record.created_at > evaluated.record.created_at
+    assert (again.fingerprint, again.identity, again.facts) == (
+        evaluated.fingerprint, evaluated.identity, evaluated.facts,
+    )  # fmt: skip
+    assert (ran["model"]["version"], ran["model"]["aliases"]) == ("1", ["champion"])
     assert frostline(var, "verify", "--json")["damaged"] == []
 
 
@@ -124,22 +129,14 @@ def test_another_learning_rate_trains_again_as_the_plan_said_and_once_where_two_
     assert [version["version"] for version in model["versions"]] == ["1", "2"]
 
 
-def test_the_registered_model_answers_on_the_command_line(var: Path) -> None:
-    from data_prep.sources.digit_scenes import DigitScenes, DigitScenesConfig
-
-    source = DigitScenes(DigitScenesConfig(kind="digit_scenes", num_images=1))
-    row = next(source.rows(*source.files()))
-    picture = var / "scene.png"
-    picture.write_bytes(row.image.read())
+def test_the_registered_model_answers_on_the_command_line_and_over_http_alike(var: Path, picture: Path) -> None:
+    """Over HTTP by `mlflow models serve`, as any client asks: a picture as base64, with and without a question."""
+    question, port = "how many digits are there?", free_port()
     (caption,) = frostline(var, "caption", "models:/tiny@champion", str(picture), "--json")
     assert set(caption) == {"image", "caption"}
-    answer = frostline(var, "ask", "models:/tiny@champion", str(picture), "how many digits are there?", "--json")
+    answer = frostline(var, "ask", "models:/tiny@champion", str(picture), question, "--json")
     assert set(answer) == {"image", "question", "answer"}
 
-
-def test_the_registered_model_answers_over_http_as_on_the_command_line(var: Path) -> None:
-    """`mlflow models serve`, asked as any HTTP client does: a picture as base64, with and without a question."""
-    picture, question, port = var / "scene.png", "how many digits are there?", free_port()
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -159,11 +156,9 @@ def test_the_registered_model_answers_over_http_as_on_the_command_line(var: Path
             json.dumps({"dataframe_split": table}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urlopen(request, timeout=100) as answer:
-            served = json.load(answer)["predictions"]
-    (caption,) = frostline(var, "caption", "models:/tiny@champion", str(picture), "--json")
-    asked = frostline(var, "ask", "models:/tiny@champion", str(picture), question, "--json")
-    assert served == [caption["caption"], asked["answer"]]
+        with urlopen(request, timeout=100) as found:
+            served = json.load(found)["predictions"]
+    assert served == [caption["caption"], answer["answer"]]
     assert all(served)
 
 
@@ -184,23 +179,40 @@ def test_a_person_changes_who_serves_and_takes_it_back(var: Path) -> None:
     assert found["scored_alike"] and "rouge_l" in found["differences"]
 
 
-def test_an_exported_folder_loads_as_its_readme_says(var: Path) -> None:
+def test_an_exported_folder_loads_as_its_readme_says(var: Path, picture: Path) -> None:
     folder = var / "exported"
     frostline(var, "export", "models:/tiny@champion", str(folder), "--json")
     code = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
     done = subprocess.run(
-        [sys.executable, "-c", code.replace("photo.jpg", str(var / "scene.png"))],
+        [sys.executable, "-c", code.replace("photo.jpg", str(picture))],
         cwd=folder, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout, done.stderr
 
 
+@pytest.mark.long
+def test_watch_tells_new_rows_and_compares_them_through_the_champions_own_tower(var: Path) -> None:
+    quiet = frostline(var, "watch", TINY, "--json")
+    assert (quiet["retrain"], quiet["champion"]["num_new_images"]) == (False, 0)
+    trained = {step: len(outputs(var, step)) for step in ("base", "train", "evaluate", "register")}
+    rule = ("--set", "watch.new_examples=40", "--set", "promotion.floors={rouge_l: 0.001}")
+    grown = frostline(var, "watch", TINY, "--json", "--set", "ingest.sources.0.num_images=640", *rule)
+    fires = {trigger["name"]: trigger["fires"] for trigger in grown["triggers"]}
+    assert fires == {"new_examples": True, "drift": False, "floors": False}
+    found = grown["champion"]
+    assert found["num_new_images"] == found["drift"]["num_new"] == 40 < found["num_new_examples"]
+    assert len({each.inputs["tower_digest"] for each in outputs(var, "featurize")}) == 1
+    assert {step: len(outputs(var, step)) for step in trained} == {**trained, "evaluate": trained["evaluate"] + 1}
+
+
+@pytest.mark.long
 def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_compared(var: Path) -> None:
     """Through its own tower and language model: more images make other base models too."""
     champion = head(LocalStore(var / "store"), "tiny")
     assert champion is not None
     before = {each.fingerprint for each in outputs(var, "evaluate")}
-    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=700")
+    short = ("--set", "base.tower.schedule.num_steps=100", "--set", "training.epochs=2")
+    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=700", *short)
     assert not any(step["reused"] for step in ran["steps"])
 
     test_digest = outputs(var, "ingest")[-1].identity["test_digest"]
@@ -219,6 +231,7 @@ def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_com
     assert any(reason.startswith(told) for reason in decision.facts["promotion"]["reasons"])
 
 
+@pytest.mark.long
 def test_a_registered_model_is_evaluated_on_other_rows_without_a_training(var: Path) -> None:
     asked = ("evaluate", "models:/tiny@champion", "--set", "max_new_tokens=8", "--json")
     source = "{kind: digit_scenes, num_images: 30, seed: 7, image_size_px: 48, name: others}"
@@ -229,3 +242,31 @@ def test_a_registered_model_is_evaluated_on_other_rows_without_a_training(var: P
     assert found["steps"][2]["rows"] > 0 and 0 <= found["metrics"]["vqa_accuracy"] <= 1 and found["model"] is None
     again = frostline(var, *asked, "--source", source)
     assert all(step["reused"] for step in again["steps"]) and again["metrics"] == found["metrics"]
+
+
+@pytest.mark.long
+def test_a_smaller_model_is_evaluated_and_registered_only_where_it_loses_little(var: Path, picture: Path) -> None:
+    champions, steps = frostline(var, "history", "tiny", "--json"), len(outputs(var, "evaluate"))
+    asked = [FROSTLINE, "export", "models:/tiny@champion", "--quantize", "int8", "--json"]
+    refused = subprocess.run(
+        [*asked, str(var / "refused"), "--max-loss", "0"],
+        env=environment_of(var), capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert refused.returncode == 1, refused.stderr
+    told = json.loads(refused.stdout)
+    assert (told["model"], told["promotion"]["case"]) == (None, "loses_quality")
+    assert (var / "refused" / "language_model" / "int8.safetensors").stat().st_size > 0
+    assert not outputs(var, "register")[-1].inputs["model_name"].endswith("int8")
+
+    found = frostline(var, *asked[1:], str(var / "smaller"), "--max-loss", "0.5")
+    assert (found["model"]["name"], found["model"]["aliases"]) == ("tiny-int8", ["champion"])
+    old, new = found["figures"]["original"], found["figures"]["int8"]
+    assert new["language_model_bytes"] < 0.6 * old["language_model_bytes"] and new["memory_bytes"] < old["memory_bytes"]
+    assert set(found["metrics"]["rouge_l"]) == {"original", "int8", "difference", "interval"}
+    decision, evaluation = outputs(var, "register")[-1], outputs(var, "evaluate")[-1]
+    assert decision.facts["answers_checked"]["agreed"] > 0
+    assert evaluation.inputs["model_digest"] == decision.inputs["model_digest"] == found["model"]["digest"]
+    assert len(outputs(var, "evaluate")) == steps + 1  # of the smaller model, once; the original's was there
+    (caption,) = frostline(var, "caption", "models:/tiny-int8@champion", str(picture), "--json")
+    assert set(caption) == {"image", "caption"}
+    assert frostline(var, "history", "tiny", "--json") == champions

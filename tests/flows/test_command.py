@@ -40,7 +40,25 @@ def test_help_shows_an_example(tmp_path: Path) -> None:
     assert "frostline run quickstart" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["promote", "rollback", "history", "compare", "export", "up", "down", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "promote",
+        "rollback",
+        "approve",
+        "refuse",
+        "watch",
+        "notify",
+        "restore",
+        "history",
+        "compare",
+        "export",
+        "up",
+        "down",
+        "reap",
+        "doctor",
+    ],
+)
 def test_each_command_about_who_serves_and_about_the_servers_shows_an_example(tmp_path: Path, command: str) -> None:
     assert f"frostline {command} " in frostline(tmp_path, command, "--help").stdout
 

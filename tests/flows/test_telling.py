@@ -1,14 +1,21 @@
 import json
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from receiver import Receiver, receiving
 
+from flows.retrain import on_failure
 from flows.telling import tell_changes
 from infra.errors import PlatformError
 from infra.store import Store
 from training.ledger import LedgerEntry, append_entry
+from training.notices import Kind, Notice, note
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_what_could_not_be_told_is_a_warning_and_told_by_the_next_command(store:
     change(store, 2), change(store, 3)
     problem = tell_changes(store, "m")
     assert (
-        problem is not None and "m: who is champion could not be told (webhook). webhook: the receiver was" in problem
+        problem is not None and "m: what became of it could not be told (webhook). webhook: the receiver was" in problem
     )
     assert tell_changes(store, "m") is None
     assert versions_told(receiver) == "1223"
@@ -141,3 +148,28 @@ def test_whatever_fails_while_telling_is_a_warning(
     with flow_run():
         assert tell_changes(store, "m") is None
     assert (versions_told(receiver), events) == ("1", ["1", "1"]), "twice where it could not be noted"
+
+
+def test_refusals_and_waiting_models_are_told_too_each_once(store: Store, receiver: Receiver) -> None:
+    kinds: list[Kind] = ["awaits_approval", "refused_by_hand"]
+    for number, kind in enumerate(kinds):
+        note(store, "m", Notice(kind=kind, version="1", register_fingerprint="f" * 64, reasons=["because"]))
+        if number:
+            change(store, 1)
+        assert tell_changes(store, "m") is None
+    assert tell_changes(store, "m") is None
+    assert told(receiver) == [
+        ("frostline.approval.awaited", "1", ["because"]),
+        ("frostline.champion.changed", "1", ["because"]),
+        ("frostline.model.refused", "1", ["because"]),
+    ]
+    assert len({headers["X-Frostline-Delivery"] for headers, _ in receiver.got}) == 3
+
+
+def test_whatever_is_deployed_tells_of_its_failure_and_of_its_crash() -> None:
+    deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
+    assert len(deployments) == 12
+    for each in deployments:
+        file, _, name = each["entrypoint"].partition(":")
+        flow = getattr(import_module(file.removesuffix(".py").replace("/", ".")), name)
+        assert flow.on_failure_hooks == flow.on_crashed_hooks == [on_failure], each["entrypoint"]

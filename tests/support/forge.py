@@ -11,9 +11,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from typing import Any, Self
+
+from tqdm import tqdm
 
 
 class Forge:
@@ -50,6 +53,8 @@ class Forge:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the module or its libraries print is no answer
+    # tqdm's own lock is shared by all children: one that is killed while it holds it would stop all later ones.
+    tqdm.set_lock(threading.RLock())
     module = importlib.import_module(sys.argv[1])
     if len(sys.argv) > 2:
         module.warm_up(*sys.argv[2:])

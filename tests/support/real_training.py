@@ -37,6 +37,17 @@ from training.scoring import Scorer
 from training.train import train, train_request
 from training.trained import load_trained
 
+EASY_VQA = {
+    "mapper": {"kind": "mlp", "prefix_tokens": 4, "width": 128},
+    "objectives": {"vqa": {"prompt": "{prompt}"}},
+    "regime": {"kind": "full", "learning_rate": 2e-3},
+    "global_batch_images": 24,
+    "epochs": 3,
+    "learning_rate": 2e-3,
+    "validation_images": 0,
+    "checkpoint_every_steps": 10_000,
+}
+"""How the pictures of one coloured shape are learned, in the best regime; tests/benchmarks/regimes.py compares them."""
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from infra.outputs import Manifest, ensure_output
+from infra import log
+from infra.outputs import Manifest, ensure_output, manifest_key
 from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.promotion_rule import ControlMargin, PromotionRule
@@ -32,6 +33,13 @@ class Places:
         return ensure_output(
             store, request, lambda attempt: register(registration, attempt, self.workspace), resources={}
         )
+
+    def decided(self, world: Any, rule: PromotionRule = RULE) -> Manifest:
+        """The decision about a model whose training is in the store, as a recipe's is."""
+        for made in (world.parts.train, world.evaluation):
+            world.store.create(manifest_key(made.step, made.fingerprint), made.model_dump_json().encode())
+            log.append(world.store, made.step, made.identity["model_digest"], {"fingerprint": made.fingerprint})
+        return self.register(world, rule)[0]
 
     @property
     def evaluations(self) -> dict[str, Manifest]:

@@ -41,7 +41,7 @@ def regression_scores(targets_NK: ArrayLike, predictions_NK: ArrayLike) -> Regre
 
 
 def _one(targets: NDArray[np.float64], predictions: NDArray[np.float64]) -> dict[str, float]:
-    from scipy.stats import pearsonr, spearmanr  # type: ignore[import-untyped]  # SciPy brings no stubs
+    from scipy.stats import pearsonr, spearmanr
 
     # Rows in an order of their own: the order they came in cannot show in the last bits.
     order = np.lexsort((predictions, targets))

@@ -26,7 +26,7 @@ def build_soft_prompt(config: PromptRegime, language_model: Any) -> SoftPrompt:
     return SoftPrompt(
         PromptTuningConfig(
             num_virtual_tokens=config.num_tokens,
-            token_dim=embed.weight.shape[1],
+            token_dim=embed.embedding_dim,
             num_transformer_submodules=1,
             prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         ),

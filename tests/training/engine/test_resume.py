@@ -170,7 +170,7 @@ def sides(*commits: list[Point]) -> list[Point]:
     [
         pytest.param(0, "fp32", marks=pytest.mark.faults),
         pytest.param(1, "bf16", marks=pytest.mark.faults),
-        (2, "fp32"),
+        pytest.param(2, "fp32", marks=pytest.mark.faults),
         (3, "bf16"),
     ],
 )

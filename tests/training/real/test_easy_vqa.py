@@ -4,22 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
-from real_training import World, answered, text_scores, trained
+from real_training import EASY_VQA, World, answered, text_scores, trained
 
 from training.asking import Reply
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared_data, pytest.mark.usefixtures("one_rank")]
-CONFIG = {
-    "mapper": {"kind": "mlp", "prefix_tokens": 4, "width": 128},
-    "objectives": {"vqa": {"prompt": "{prompt}"}},
-    "regime": {"kind": "full", "learning_rate": 2e-3},
-    "global_batch_images": 24,
-    "epochs": 3,
-    "learning_rate": 2e-3,
-    "validation_images": 0,
-    "checkpoint_every_steps": 10_000,
-}
-"""The best regime; tests/benchmarks/regimes.py compares them."""
 MAX_TEST_EXAMPLES = 600
 
 
@@ -27,7 +16,7 @@ def test_questions_about_unseen_pictures_are_answered(
     easy_vqa: World, record_property: Callable[[str, object], None]
 ) -> None:
     train, test = easy_vqa.examples("train"), easy_vqa.examples("test")[:MAX_TEST_EXAMPLES]
-    predictions, controls = answered(easy_vqa, trained(easy_vqa, CONFIG), test, max_new_tokens=10)
+    predictions, controls = answered(easy_vqa, trained(easy_vqa, EASY_VQA), test, max_new_tokens=10)
     figures = {"model": predictions, "another picture": controls}
     frequent = Counter(example.targets[0] for example in train).most_common(1)[0][0]
     figures["most frequent answer"] = {example.example_id: Reply(frequent) for example in test}
