@@ -194,7 +194,7 @@ def _registered(
 
 @contextmanager
 def _shown(label: str, workspace: Workspace) -> Iterator[None]:
-    workspace.progress.start(label, 1, "models")
+    workspace.progress.start(label, 1, "model")
     yield
     workspace.progress.advance(label)
     workspace.progress.finish(label)

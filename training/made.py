@@ -13,7 +13,7 @@ from infra.outputs import Manifest, read_manifest
 from infra.store import Store
 from infra.verify import is_manifest
 
-STEPS = ("ingest", "base", "featurize", "train", "evaluate", "register")
+STEPS = ("ingest", "base", "featurize", "train", "quantise", "evaluate", "register")
 DEVICES = {
     "base": ("num_actors", "gpus_per_actor"),
     "featurize": ("num_actors", "gpus_per_actor"),

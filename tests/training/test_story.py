@@ -57,6 +57,11 @@ def test_accelerator_seconds_are_multiplied_by_the_gpus_held(store: LocalStore) 
     assert (work(told(store), "base").device, work(told(store), "base").accelerator_seconds) == ("cpu", 7)
 
 
+def test_what_made_a_model_smaller_is_work_without_an_accelerator(store: LocalStore) -> None:
+    put(store, "quantise", 1, 7)
+    assert (work(told(store), "quantise").seconds, work(told(store), "quantise").device) == (7, None)
+
+
 def test_data_work_and_throughput_are_told_in_order(store: LocalStore) -> None:
     four_weeks(store)
     story = told(store)
