@@ -45,9 +45,14 @@ def approve(place: ModelPlace, version_name: str, reason: str | None) -> Change:
 def refuse(place: ModelPlace, version_name: str, reason: str | None) -> Refusal:
     """Say that the version must not serve. It stays registered and challenges no more.
 
-    Raises ConfigError where it does not wait for approval or was approved."""
+    Raises ConfigError where it does not wait for approval, was approved or serves."""
     version = version_named(place, version_name)
-    mirror(place)
+    now = mirror(place)
+    if now is not None and version.tags.get(DIGEST_TAG) == now.model_digest:
+        raise ConfigError(
+            f"{version.uri}: it serves (entry {now.number}, {now.kind}); expected a version that waits for approval. "
+            "`frostline rollback` takes it back."
+        )
     _, decision = _waiting(place, version)
     verdict, is_new = _given(place, version, decision, "refused", reason)
     told = f"refused by a person: {verdict.reason or 'no reason was given'}"

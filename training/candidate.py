@@ -108,21 +108,31 @@ def _training_of(place: ModelPlace, version: ModelVersion) -> Manifest:
 def checked_package(registry: Registry, version: ModelVersion, train: Manifest, folder: Path) -> Package:
     """The version's package, in `folder` with all of its files, each as it was registered. Runs nothing.
 
-    By the tags, and the parameters by the store too: who can alter files in MLflow may alter tags. Raises
-    IntegrityError naming a file that was altered, added or lost."""
+    By the tags, and the parameters, an int8 model's language model among them, by the store too: who can alter files
+    in MLflow may alter tags. Raises IntegrityError naming a file that was altered, added or lost."""
+    from training.package import LANGUAGE_MODEL, TRAINABLES
     from training.predictor import download_package
 
     (trained,) = train.parts_of("trainables")
+    expected = {TRAINABLES: trained.digest, **{part.name: part.digest for part in train.parts_of(LANGUAGE_MODEL)}}
     package = download_package(registry, version, folder)
-    found = digest_file(package.trainables)
-    if found != trained.digest or package.card.model_digest != train.identity["model_digest"]:
-        raise IntegrityError(
-            f"{version.uri}: found parameters with sha256 {found[:12]}…; expected {trained.digest[:12]}…, as "
-            "trained. The version was altered after registration: register the model anew."
-        )
+    if package.card.model_digest != train.identity["model_digest"]:
+        raise _altered(version, f"a card of model {package.card.model_digest[:12]}…", train.identity["model_digest"])
+    found = {path.relative_to(package.folder).as_posix(): digest_file(path) for path in package.parameters}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            told = f"{name} with sha256 {found[name][:12]}…" if name in found else f"no {name}"
+            raise _altered(version, told, expected.get(name, "no such file"))
     if change := changed_file(package.folder.parents[1], version.tags.get(FILES_TAG, "")):
         raise IntegrityError(
             f"{version.uri}: {change} after registration; expected every file as its tag {FILES_TAG} says. Do not load "
             "it with MLflow: delete the version and its files, and register the model anew."
         )
     return package
+
+
+def _altered(version: ModelVersion, found: str, expected: str) -> IntegrityError:
+    return IntegrityError(
+        f"{version.uri}: found {found}; expected {expected[:12]}…, as trained. The version was altered after "
+        "registration: register the model anew."
+    )

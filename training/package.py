@@ -63,10 +63,15 @@ class Package(BaseModel):
         return self.folder / TRAINABLES
 
     @property
+    def parameters(self) -> list[Path]:
+        """What was trained or made from it."""
+        inside = sorted((self.folder / LANGUAGE_MODEL).iterdir()) if self.card.quantization else []
+        return [self.trainables, *inside]
+
+    @property
     def files(self) -> list[Path]:
         """Each that belongs to it."""
-        inside = sorted((self.folder / LANGUAGE_MODEL).iterdir()) if self.card.quantization else []
-        return [*(self.folder / name for name in (TRAINABLES, CARD, SCRIPT, README)), *inside]
+        return [*self.parameters, *(self.folder / name for name in (CARD, SCRIPT, README))]
 
 
 def write_package(folder: Path, card: ModelCard, trainables: Path, language_model: Path | None = None) -> Package:

@@ -10,7 +10,7 @@ from infra.tracking import DIGEST_TAG, ModelVersion
 from training.candidate import Candidate, ModelPlace, read_candidate
 from training.champion import mirror, unfinished
 from training.ledger import Kind, LedgerEntry, append_entry, former_champions, head, history
-from training.verdicts import read_verdict
+from training.verdicts import refusal_of
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ def promote(place: ModelPlace, version_name: str, reason: str | None, force: boo
     if before is not None and version.tags.get(DIGEST_TAG) == before.model_digest:
         return Change(before, changed=False)
     candidate = read_candidate(place, version)
-    doubts = _doubts(candidate, place)
-    if doubts and not force:
+    found = doubts(candidate, place)
+    if found and not force:
         raise ConfigError(
-            f"{version.uri}: {'; '.join(doubts)}; expected a version that the gate let through as champion or "
+            f"{version.uri}: {'; '.join(found)}; expected a version that the gate let through as champion or "
             "challenger. Promote another one, or this one with --force."
         )
-    reasons = [f"promoted by hand: {reason or 'no reason was given'}", *(f"forced, although {told}" for told in doubts)]
+    reasons = [f"promoted by hand: {reason or 'no reason was given'}", *(f"forced, although {told}" for told in found)]
     return enter(place, candidate, "promoted_by_hand", before, reasons)
 
 
@@ -75,13 +75,13 @@ def rollback(place: ModelPlace, reason: str | None) -> Change:
     return enter(place, candidate, "rollback", before, [f"{told}: {reason or 'no reason was given'}"])
 
 
-def _doubts(candidate: Candidate, place: ModelPlace) -> list[str]:
-    """What speaks against it, in words."""
+def doubts(candidate: Candidate, place: ModelPlace) -> list[str]:
+    """What speaks against a model that is to serve, in words."""
     if candidate.decision is None:
         return ["the gate has not decided about this model"]
-    verdict = read_verdict(place.store, place.model_name, candidate.decision.fingerprint)
-    if verdict is not None and verdict.word == "refused":
-        return [f"a person refused it ({verdict.reason or 'no reason was given'})"]
+    refusal = refusal_of(place.store, place.model_name, candidate.model_digest)
+    if refusal is not None:
+        return [f"a person refused it ({refusal.reason or 'no reason was given'})"]
     promotion = candidate.decision.facts["promotion"]
     if promotion["alias"] is not None:
         return []

@@ -29,7 +29,7 @@ from training.promotion import ModelScores, Promotion, decide_promotion, decide_
 from training.promotion_rule import PromotionRule
 from training.register_page import Pages, pages_with_champion, pages_without_champion
 from training.report import REPORT
-from training.verdicts import read_verdict
+from training.verdicts import refusal_of
 
 if TYPE_CHECKING:
     from training.version import VersionParts
@@ -175,11 +175,13 @@ def _decided(
 
 
 def _heeding(promotion: Promotion, registration: Registration, attempt: Attempt) -> Promotion:
-    """The gate's decision, unless a person refused the model that it leaves to one."""
-    verdict = read_verdict(attempt.store, registration.model_name, attempt.request.fingerprint)
-    if promotion.case != "awaits_approval" or verdict is None or verdict.word != "refused":
+    """The gate's decision, unless a person refused the model that it lets through, now or beside another champion."""
+    if promotion.alias is None or promotion.case == "is_champion":
         return promotion
-    told = f"a person refused it: {verdict.reason or 'no reason was given'}"
+    refusal = refusal_of(attempt.store, registration.model_name, attempt.request.inputs["model_digest"])
+    if refusal is None:
+        return promotion
+    told = f"a person refused it: {refusal.reason or 'no reason was given'}"
     return Promotion(case="refused", promoted=False, alias=None, reasons=[*promotion.reasons, told])
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infra import log
 from infra.errors import IntegrityError
 from infra.sealed import read_checked, seal, unseal
 from infra.store import Store
@@ -45,6 +46,15 @@ def read_verdict(store: Store, model_name: str, fingerprint: str) -> Verdict | N
             f"{store.uri}/{key}: not a verdict ({error}); expected what Frostline wrote. Restore this object from a "
             "backup, or remove it and approve or refuse again."
         ) from error
+
+
+def refusal_of(store: Store, model_name: str, model_digest: str) -> Verdict | None:
+    """Of a person who refused this model, whichever champion the gate had compared it with then."""
+    for entry in log.entries(store, STEP, model_digest):
+        verdict = read_verdict(store, model_name, entry["fingerprint"])
+        if verdict is not None and verdict.word == "refused":
+            return verdict
+    return None
 
 
 def _key(model_name: str, fingerprint: str) -> str:

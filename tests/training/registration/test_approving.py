@@ -78,6 +78,30 @@ def test_a_refused_one_challenges_no_more_and_is_promoted_by_force_only(
     assert promote(place, "1", None, force=True).changed
 
 
+def test_a_refused_one_stays_refused_beside_another_champion(world: Any, places: Places, place: ModelPlace) -> None:
+    for seed in (1, 5):
+        places.decided(world.trained(seed))
+    refused = world.trained(9)
+    assert places.decided(refused, ASKED).facts["promotion"]["case"] == "awaits_approval"
+    refuse(place, "3", "invents names")
+    rollback(place, None)
+    again, reused = places.register(refused, ASKED)
+    assert (reused, again.facts["promotion"]["case"]) == (False, "refused")
+    without_approval, _ = places.register(refused)
+    assert without_approval.facts["promotion"]["case"] == "refused"
+    assert places.aliases == {"champion": "1"}
+    with pytest.raises(ConfigError, match=r"a person refused it \(invents names\).*--force"):
+        promote(place, "3", None, force=False)
+
+
+def test_one_that_serves_is_not_refused_but_rolled_back(world: Any, places: Places, place: ModelPlace) -> None:
+    places.decided(world, ASKED)
+    promote(place, "1", None, force=False)
+    with pytest.raises(ConfigError, match=r"it serves \(entry 1, promoted_by_hand\).*`frostline rollback`"):
+        refuse(place, "1", None)
+    assert places.aliases == {"champion": "1"}
+
+
 def _forget_the_decision(world: Any, places: Places) -> None:
     """As --force register does."""
     names = RegisterNames("tiny", places.model_name, "here")

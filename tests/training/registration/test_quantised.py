@@ -10,21 +10,21 @@ import pytest
 from quantised import in_int8
 from registered_model import Model
 from registering import RULE, Places
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_prep.pins import Pin
 from data_prep.pretrained import PretrainedRef
 from infra.digests import canonical_json, digest_json
 from infra.errors import IntegrityError
 from infra.outputs import Manifest, ensure_output
-from infra.tracking import Registry
+from infra.tracking import Registry, listing_of
 from training.archive import restore
-from training.candidate import ModelPlace, read_candidate
+from training.candidate import FILES_TAG, ModelPlace, read_candidate
 from training.champion_scores import scores_of
 from training.export import export
 from training.ledger import history
-from training.package import CARD, LANGUAGE_MODEL, read_package, write_package
-from training.predictor import Predictor, fetch_package
+from training.package import CARD, LANGUAGE_MODEL, ModelCard, read_package, write_package
+from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
 from training.promotion import decide_quantised
 from training.register import RegisterNames, Registration, register, register_request
 from training.version import packaged
@@ -51,8 +51,8 @@ def package(lasting_package: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(lasting_package, tmp_path / "package"))
 
 
-def registered(places: Places, world: Any, small: Any) -> tuple[Manifest, bool]:
-    more = {"max_loss": 0.01, "original_digest": world.parts.train.identity["model_digest"]}
+def registered(places: Places, world: Any, small: Any, max_loss: float = 0.01) -> tuple[Manifest, bool]:
+    more = {"max_loss": max_loss, "original_digest": world.parts.train.identity["model_digest"]}
     names, store = RegisterNames("tiny-int8", places.model_name, "here"), places.workspace.store
     request = register_request(RULE, names, small.parts.train, small.evaluation, store, more)
     asked = Registration(RULE, places.model_name, small.parts, small.evaluation, None, world.evaluation, 0.01)
@@ -150,6 +150,29 @@ def test_cards_of_other_models_do_not_mention_it(lasting_model: Model, tmp_path:
     world = lasting_model.world
     made = packaged(tmp_path / "whole", "tiny", world.parts, world.evaluation, world.cache)
     assert "quantization" not in json.loads((made.folder / CARD).read_bytes())["card"]
+
+
+def test_an_altered_language_model_is_refused_by_the_store_where_all_digests_in_mlflow_were_made_to_fit(
+    world: Any, small: Any, places: Places, tmp_path: Path
+) -> None:
+    registered(places, world, small)
+    version = places.registry.version(places.model_name, "1")
+    files = Path(version.source_uri.removeprefix("file://"))
+    package, altered = files / "artifacts" / "package", tmp_path / "altered"
+    shutil.move(package, altered)
+    tensors = load_file(altered / TENSORS)
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name] ^ 1 if name.endswith("weight") else -tensors[name]}, altered / TENSORS)
+    content = json.loads((altered / CARD).read_bytes())
+    card = ModelCard.model_validate(content["card"])
+    fitting = write_package(package, card, altered / "trainables.safetensors", altered / LANGUAGE_MODEL)
+    for tag, value in {PACKAGE_DIGEST_TAG: fitting.digest, FILES_TAG: listing_of(files)}.items():
+        places.registry._client.set_model_version_tag(places.model_name, "1", tag, value)
+    place = ModelPlace(world.store, places.registry, places.model_name)
+    with pytest.raises(IntegrityError, match=r"language_model/int8.safetensors with sha256 .*as trained"):
+        read_candidate(place, places.registry.version(places.model_name, "1"))
+    with pytest.raises(IntegrityError, match="as trained"):
+        registered(places, world, small, max_loss=0.02)
 
 
 def test_it_comes_back_from_the_store_and_can_be_exported_as_it_is(
