@@ -1,5 +1,6 @@
 """A registered version made smaller: quantised, evaluated as it was itself, and registered where it is as good."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 from flows.evaluating import card_of, ensured, evaluate_version, language_model_folder
 from flows.telling import tell_changes
 from infra.addresses import without_password
+from infra.disk import scratch_folder
 from infra.errors import ConfigError, IntegrityError
-from infra.outputs import Manifest, manifest_key, read_manifest
+from infra.outputs import Attempt, Draft, Manifest, manifest_key, read_manifest
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
 from training.candidate import ModelPlace, read_candidate
 from training.evaluation_config import EvaluationConfig
+from training.promoting import doubts
 from training.promotion import Promotion
 from training.promotion_rule import PromotionRule
 
@@ -58,32 +61,30 @@ def quantise_version(model_uri: str, folder: Path, max_loss: float, workspace: W
     """Fill a new or empty folder with the int8 model, and register it as NAME-int8 where the gate lets it pass. What is
     there already is reused.
 
-    Raises ConfigError where the version is in int8 already, or was not registered by a recipe's gate."""
-    from training.champion_scores import scores_of
-    from training.export import check_is_new
-    from training.promotion import decide_quantised
+    Raises ConfigError where the version is in int8 already, or a recipe's gate or a person did not let it pass."""
+    from training.export import check_is_new, filling
+    from training.version import packaged
 
     check_is_new(folder)
     original = read_original(model_uri, workspace)
     quantised, evaluation = _made(original, workspace)
-    promotion = decide_quantised(
-        scores_of(original.evaluation, workspace.cache), scores_of(evaluation, workspace.cache), original.rule, max_loss
-    )
-    figures = _exported(original, quantised, evaluation, folder, workspace)
-    registered, warnings = None, []
-    if promotion.case in ("keeps_quality", "awaits_approval"):
-        registered = _registered(original, quantised, evaluation, max_loss, workspace)
-        promotion = Promotion.model_validate(registered.facts["promotion"])
-        problem = tell_changes(workspace.store, original.version.name + SUFFIX)
-        warnings = [problem] if problem else []
-    return Quantised(original, evaluation, figures, promotion, registered, warnings)
+    with scratch_folder("int8") as scratch:
+        name = original.version.name + SUFFIX
+        package = packaged(scratch / "package", name, _parts(original, quantised), evaluation, workspace.cache).folder
+        figures = _measured(original, package, workspace)
+        promotion, registered = _decided(original, quantised, evaluation, max_loss, workspace)
+        with filling(folder) as filled:  # last: started again after a fault, it finds the folder empty
+            shutil.copytree(package, filled, dirs_exist_ok=True)
+    problem = tell_changes(workspace.store, name) if registered else None
+    return Quantised(original, evaluation, figures, promotion, registered, [problem] if problem else [])
 
 
 def read_original(model_uri: str, workspace: Workspace) -> Original:
     """Every byte of it is verified. Its evaluation is made where another Frostline made the one it has."""
     registry = Registry(workspace.settings.mlflow)
     version = registry.resolve(model_uri)
-    candidate = read_candidate(ModelPlace(workspace.store, registry, version.name), version)
+    place = ModelPlace(workspace.store, registry, version.name)
+    candidate = read_candidate(place, version)
     card = card_of(version, workspace)
     if card.quantization:
         raise ConfigError(f"{version.uri}: it is in {card.quantization} already; expected a model that is not.")
@@ -91,6 +92,11 @@ def read_original(model_uri: str, workspace: Workspace) -> Original:
         raise ConfigError(
             f"{version.uri}: {workspace.store.uri} holds no decision of a gate about it; expected one, whose rule says "
             "what the smaller model must hold. Run its recipe up to register."
+        )
+    if found := doubts(candidate, place):
+        raise ConfigError(
+            f"{version.uri}: {'; '.join(found)}; expected a version that the gate let through as champion or "
+            "challenger. Name another one."
         )
     dataset, before = (_input(version, step, workspace) for step in ("ingest", "evaluate"))
     assert dataset is not None and before is not None
@@ -160,26 +166,35 @@ def _parts(original: Original, quantised: Manifest) -> "VersionParts":
     )
 
 
-def _exported(
-    original: Original, quantised: Manifest, evaluation: Manifest, folder: Path, workspace: Workspace
-) -> "dict[str, Figures]":
-    """Fill the folder, and load what is in it beside the original."""
-    from training.export import filling
+def _measured(original: Original, package: Path, workspace: Workspace) -> "dict[str, Figures]":
+    """The int8 package, loaded beside the original."""
     from training.predictor import fetch_package
     from training.quantising.speed import compared
-    from training.version import packaged
 
-    parts, name = _parts(original, quantised), original.version.name + SUFFIX
-    with filling(folder) as filled:
-        packaged(filled, name, parts, evaluation, workspace.cache)
     with _shown("measure", workspace):
-        package = fetch_package(Registry(workspace.settings.mlflow), original.version, workspace.cache.folder)
-        return compared({"original": package, "int8": folder}, original.evaluation, original.features, workspace)
+        whole = fetch_package(Registry(workspace.settings.mlflow), original.version, workspace.cache.folder)
+        return compared({"original": whole, "int8": package}, original.evaluation, original.features, workspace)
+
+
+def _decided(
+    original: Original, quantised: Manifest, evaluation: Manifest, max_loss: float, workspace: Workspace
+) -> tuple[Promotion, Manifest | None]:
+    """The decision, and the `register` output where the model may serve: one that is refused gets no version."""
+    from training.champion_scores import scores_of
+    from training.promotion import decide_quantised
+
+    before, after = (scores_of(each, workspace.cache) for each in (original.evaluation, evaluation))
+    by_itself = decide_quantised(None, before, after, original.rule, max_loss)
+    if by_itself.alias is None:
+        return by_itself, None
+    registered = _registered(original, quantised, evaluation, max_loss, workspace)
+    return Promotion.model_validate(registered.facts["promotion"]), registered
 
 
 def _registered(
     original: Original, quantised: Manifest, evaluation: Manifest, max_loss: float, workspace: Workspace
 ) -> Manifest:
+    from flows.registration import champion_evaluated
     from training.register import RegisterNames, Registration, register, register_request
 
     name = original.version.name + SUFFIX
@@ -187,9 +202,14 @@ def _registered(
     more = {"max_loss": max_loss, "original_digest": original.train.identity["model_digest"]}
     request = register_request(original.rule, names, quantised, evaluation, workspace.store, more)
     parts = _parts(original, quantised)
-    registration = Registration(original.rule, name, parts, evaluation, None, original.evaluation, max_loss)
+
+    def produce(attempt: Attempt) -> Draft:
+        champion = champion_evaluated(attempt.request, evaluation, original.dataset, workspace)
+        asked = Registration(original.rule, name, parts, evaluation, champion, original.evaluation, max_loss)
+        return register(asked, attempt, workspace)
+
     with _shown("register", workspace):
-        return ensured(request, lambda attempt: register(registration, attempt, workspace), workspace).manifest
+        return ensured(request, produce, workspace).manifest
 
 
 @contextmanager

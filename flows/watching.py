@@ -24,8 +24,8 @@ from infra.tracking import ModelVersion, Registry
 from infra.verify import manifests
 from infra.workspace import Workspace
 from training.champion_scores import champion_scores
+from training.evidence import holds_floors
 from training.ledger import head
-from training.promotion import holds_floors
 from training.retrain_rule import (
     MINIMUM_NEW_IMAGES,
     ChampionFacts,

@@ -7,7 +7,8 @@ from typing import Literal
 from infra.outputs import Manifest
 from infra.part_cache import PartCache
 from training.champion_scores import scores_of
-from training.promotion import MINIMUM_IMAGES, ModelScores, Promotion, gains
+from training.evidence import MINIMUM_IMAGES, ModelScores, gains
+from training.promotion import Promotion
 from training.promotion_rule import PromotionRule
 from training.report import Range
 

@@ -7,8 +7,8 @@ from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.store import Store
 from training.evaluation_config import yardstick
+from training.evidence import ExampleScores, FirstTest, ModelScores
 from training.ledger import LedgerEntry
-from training.promotion import ExampleScores, FirstTest, ModelScores
 from training.promotion_rule import PromotionRule
 
 

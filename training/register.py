@@ -23,9 +23,10 @@ from training.against import beside_champion
 from training.candidate import ModelPlace, checked_package, noted_digest
 from training.champion import mirror
 from training.champion_scores import champion_scores, scores_of
+from training.evidence import ModelScores
 from training.ledger import STEP, LedgerEntry, append_entry, head, history
 from training.notices import note_decision
-from training.promotion import ModelScores, Promotion, decide_promotion, decide_quantised, description
+from training.promotion import Promotion, decide_promotion, decide_quantised, description
 from training.promotion_rule import PromotionRule
 from training.register_page import Pages, pages_with_champion, pages_without_champion
 from training.report import REPORT
@@ -61,7 +62,7 @@ class Registration:
     champion: Manifest | None
     """The evaluation of `champion_of(request)` on the same test rows (see `champion_evaluation`)."""
     original: Manifest | None = None
-    """Of an int8 model: the evaluation of what it was made from, which it is compared with instead of a champion."""
+    """Of an int8 model: the evaluation of what it was made from, which it is compared with as well."""
     max_loss: float = 0.0
     """That it may lose against its original."""
 
@@ -171,7 +172,7 @@ def _decided(
     if registration.original is None:
         return decide_promotion(champion, challenger, registration.rule)
     original = scores_of(registration.original, cache)
-    return decide_quantised(original, challenger, registration.rule, registration.max_loss)
+    return decide_quantised(champion, original, challenger, registration.rule, registration.max_loss)
 
 
 def _heeding(promotion: Promotion, registration: Registration, attempt: Attempt) -> Promotion:
@@ -212,9 +213,8 @@ def _head_decided_against(registration: Registration, attempt: Attempt) -> Ledge
     """The ledger's head. Raises PlatformError where it is neither the champion of the request nor this output's own
     entry, made by an attempt that stopped after it or, by hand, after this output was committed once."""
     expected = attempt.request.inputs["champion_digest"]
-    if registration.original is None:
-        given = registration.champion.identity["model_digest"] if registration.champion else NO_CHAMPION
-        assert given == expected, "the champion's evaluation is that of the model that the request names"
+    given = registration.champion.identity["model_digest"] if registration.champion else NO_CHAMPION
+    assert given == expected, "the champion's evaluation is that of the model that the request names"
     now = head(attempt.store, registration.model_name)
     if not _is_own(now, attempt) and (now.model_digest if now else NO_CHAMPION) != expected:
         raise _champion_changed(registration.model_name, expected)

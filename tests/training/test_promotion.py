@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from infra.errors import ConfigError, IntegrityError
-from training.promotion import ExampleScores, FirstTest, ModelScores, decide_promotion
+from training.evidence import ExampleScores, FirstTest, ModelScores
+from training.promotion import decide_promotion
 from training.promotion_rule import ControlMargin, PromotionRule, SliceFloor
 
 RULE = PromotionRule(

@@ -26,7 +26,7 @@ from training.ledger import history
 from training.package import CARD, LANGUAGE_MODEL, ModelCard, read_package, write_package
 from training.predictor import PACKAGE_DIGEST_TAG, Predictor, fetch_package
 from training.promotion import decide_quantised
-from training.register import RegisterNames, Registration, register, register_request
+from training.register import RegisterNames, Registration, champion_of, register, register_request
 from training.version import packaged
 
 TENSORS = f"{LANGUAGE_MODEL}/int8.safetensors"
@@ -55,7 +55,10 @@ def registered(places: Places, world: Any, small: Any, max_loss: float = 0.01) -
     more = {"max_loss": max_loss, "original_digest": world.parts.train.identity["model_digest"]}
     names, store = RegisterNames("tiny-int8", places.model_name, "here"), places.workspace.store
     request = register_request(RULE, names, small.parts.train, small.evaluation, store, more)
-    asked = Registration(RULE, places.model_name, small.parts, small.evaluation, None, world.evaluation, 0.01)
+    champion = champion_of(request, store)
+    known = champion and places.evaluations[champion.model_digest]
+    places.evaluations[small.parts.train.identity["model_digest"]] = small.evaluation
+    asked = Registration(RULE, places.model_name, small.parts, small.evaluation, known, world.evaluation, max_loss)
     return ensure_output(store, request, lambda attempt: register(asked, attempt, places.workspace), resources={})
 
 
@@ -66,7 +69,7 @@ def test_it_is_registered_once_serves_and_names_what_it_came_from(
     from mlflow.pyfunc import load_model
 
     made, reused = registered(places, world, small)
-    assert (made.facts["promotion"]["case"], places.aliases, reused) == ("keeps_quality", {"champion": "1"}, False)
+    assert (made.facts["promotion"]["case"], places.aliases, reused) == ("no_champion", {"champion": "1"}, False)
     assert made.facts["answers_checked"] == {"asked": 5, "agreed": 5}
     assert registered(places, world, small) == (made, True)
     version = places.registry.version(places.model_name, "1")
@@ -81,15 +84,31 @@ def test_it_is_registered_once_serves_and_names_what_it_came_from(
     assert found == Predictor.load(fetched, tmp_path / "c").caption(world.images[:1])
 
 
+def test_a_second_one_replaces_it_only_where_it_is_better_and_the_champion_made_smaller_again_stays(
+    world: Any, small: Any, places: Places, tmp_path: Path
+) -> None:
+    registered(places, world, small)
+    again, reused = registered(places, world, small, max_loss=0.02)
+    assert (again.facts["promotion"]["case"], reused) == ("is_champion", False)
+    assert len(history(world.store, places.model_name)) == 1
+    later = world.trained(5)
+    (tmp_path / "later").mkdir()
+    better, _ = registered(places, later, in_int8(later, places.workspace, tmp_path / "later"))
+    assert (better.facts["promotion"]["case"], places.aliases) == ("wins", {"champion": "2", "previous": "1"})
+    older, _ = registered(places, world, small, max_loss=0.03)
+    assert older.facts["promotion"]["case"] == "loses"
+    assert places.aliases == {"champion": "2", "previous": "1", "challenger": "1"}
+
+
 def test_a_model_made_worse_on_purpose_is_refused_by_the_gate(lasting_model: Model) -> None:
     world = lasting_model.world
     original = scores_of(world.evaluation, world.cache)
-    assert decide_quantised(original, original, RULE, 0.01).promoted
+    assert decide_quantised(None, original, original, RULE, 0.01).promoted
     worse = [
         replace(one, scores={name: score - 0.05 for name, score in one.scores.items()}) for one in original.examples
     ]
     metrics = {name: score - 0.05 for name, score in original.metrics.items()}
-    found = decide_quantised(original, replace(original, examples=worse, metrics=metrics), RULE, 0.01)
+    found = decide_quantised(None, original, replace(original, examples=worse, metrics=metrics), RULE, 0.01)
     assert (found.case, found.alias) == ("loses_quality", None)
 
 
