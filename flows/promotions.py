@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from flows.opened import open_workspace
 from flows.telling import tell_changes
+from infra.errors import IntegrityError
 from infra.logs import engines_to, new_log_file
 from infra.progress import Silent
 from infra.workspace import Workspace
 from training.approving import approve, refuse
+from training.archive import Restoration, restore
 from training.candidate import ModelPlace
 from training.champion import differences
 from training.comparison import Comparison, compare
@@ -58,21 +61,27 @@ def refuse_command(model: str, version: str, reason: str | None, store: str | No
 
 
 def restore_command(model: str, store: str | None, as_json: bool) -> None:
-    from training.archive import restore
-
-    with _opened(model, store) as (place, workspace, output, _):
+    with _opened(model, store) as (place, workspace, output, error):
         found = restore(place, workspace.cache)
-        aliases = place.registry.aliases(model)
-        if as_json:
-            versions = [{"version": one.version.version, "was_there": one.was_there} for one in found]
-            print(json.dumps({"model": model, "versions": versions, "aliases": aliases}, indent=2), file=output)
-            return
-        console = Console(file=output)
-        table = Table("version", "", box=None, header_style="bold", pad_edge=False)
-        for one in found:
-            table.add_row(one.version.version, "was there" if one.was_there else "registered again")
-        console.print(table)
-        _say(console, f"\naliases: {', '.join(f'{alias} → {version}' for alias, version in aliases.items()) or 'none'}")
+        _show_restored(model, found, place.registry.aliases(model), output, as_json)
+        for fault in found.faults:
+            print(f"not restored: {fault}", file=error)
+    if found.faults:
+        raise typer.Exit(IntegrityError.exit_code)
+
+
+def _show_restored(model: str, found: Restoration, aliases: dict[str, str], output: TextIO, as_json: bool) -> None:
+    if as_json:
+        versions = [{"version": one.version.version, "was_there": one.was_there} for one in found.versions]
+        told = {"model": model, "versions": versions, "faults": found.faults, "aliases": aliases}
+        print(json.dumps(told, indent=2, ensure_ascii=False), file=output)
+        return
+    console = Console(file=output)
+    table = Table("version", "", box=None, header_style="bold", pad_edge=False)
+    for one in found.versions:
+        table.add_row(one.version.version, "was there" if one.was_there else "registered again")
+    console.print(table)
+    _say(console, f"\naliases: {', '.join(f'{alias} → {version}' for alias, version in aliases.items()) or 'none'}")
 
 
 def history_command(model: str, store: str | None, as_json: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,15 @@ class Restored:
     was_there: bool
 
 
+@dataclass(frozen=True)
+class Restoration:
+    """What came of `restore`."""
+
+    versions: list[Restored]
+    faults: list[str]
+    """Why others did not come back, in words."""
+
+
 def archive(version: ModelVersion, folder: Path, attempt: Attempt) -> list[Part]:
     """Parts with the version's tags and with its files, which lie in `folder` and were checked."""
     package = next(folder.rglob(TRAINABLES)).parent
@@ -54,36 +62,42 @@ def _is_of_training(path: Path, package: Path) -> bool:
     return path == package / TRAINABLES or package / LANGUAGE_MODEL in path.parents
 
 
-def restore(place: ModelPlace, cache: PartCache) -> list[Restored]:
+def restore(place: ModelPlace, cache: PartCache) -> Restoration:
     """Register each version that the store decided about and MLflow lacks, in the order of their numbers, and set the
     aliases as ledger and decisions say. Versions that are there are left alone.
 
-    Raises ConfigError where the store knows no such model, IntegrityError where it has not all of a version, or a
-    decision of a Frostline that kept no files."""
-    decisions = list(_decisions(place))
-    if not decisions:
+    One of which the store has not all, or whose decision is of a Frostline that kept no files, does not keep the others
+    from coming back. Raises ConfigError where the store knows no such model."""
+    decisions, faults = _decisions(place)
+    if not decisions and not faults:
         raise ConfigError(
             f"{place.store.uri}: no decision about a model {place.model_name!r} was found; expected one that was "
             "registered from this store. `frostline status` lists models; --store names another store."
         )
-    found = [_ensured(place, decision, cache) for decision in decisions]
+    found = []
+    for decision in decisions:
+        try:
+            found.append(_ensured(place, decision, cache))
+        except IntegrityError as error:
+            faults.append(str(error))
     mirror(place)
     _challenger(place, decisions)
-    return found
+    return Restoration(found, faults)
 
 
-def _decisions(place: ModelPlace) -> Iterator[Manifest]:
-    """The newest of each model, in the order of its version's number."""
+def _decisions(place: ModelPlace) -> tuple[list[Manifest], list[str]]:
+    """(the newest of each model, in the order of its version's number; damaged ones, which may be of any model)."""
     newest: dict[str, Manifest] = {}
+    damaged = []
     for _, found in manifests(place.store, STEP):
         if isinstance(found, IntegrityError):
-            raise found
-        if found.inputs["model_name"] == place.model_name:
+            damaged.append(str(found))
+        elif found.inputs["model_name"] == place.model_name:
             digest = found.inputs["model_digest"]
             known = newest.get(digest)
             if known is None or found.record.created_at > known.record.created_at:
                 newest[digest] = found
-    yield from sorted(newest.values(), key=lambda found: int(found.facts["model"]["version"]))
+    return sorted(newest.values(), key=lambda found: int(found.facts["model"]["version"])), damaged
 
 
 def _ensured(place: ModelPlace, decision: Manifest, cache: PartCache) -> Restored:

@@ -258,6 +258,15 @@ def test_a_smaller_model_is_evaluated_and_registered_only_where_it_loses_little(
     assert (var / "refused" / "language_model" / "int8.safetensors").stat().st_size > 0
     assert not outputs(var, "register")[-1].inputs["model_name"].endswith("int8")
 
+    ledger = var / "store" / "register" / "ledger" / "tiny-int8"
+    ledger.mkdir()
+    (ledger / "00000001.json").write_bytes(b"damaged")
+    stopped = subprocess.run(
+        [*asked, str(var / "smaller"), "--max-loss", "0.5"],
+        env=environment_of(var), capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert (stopped.returncode, (var / "smaller").exists()) == (4, False), stopped.stderr
+    (ledger / "00000001.json").unlink()
     found = frostline(var, *asked[1:], str(var / "smaller"), "--max-loss", "0.5")
     assert (found["model"]["name"], found["model"]["aliases"]) == ("tiny-int8", ["champion"])
     old, new = found["figures"]["original"], found["figures"]["int8"]

@@ -201,7 +201,7 @@ def test_it_comes_back_from_the_store_and_can_be_exported_as_it_is(
     archived = {part.name for part in made.parts_of("version_file")}
     assert not any(LANGUAGE_MODEL in name for name in archived)  # it is a part of `quantise` already
     place = ModelPlace(world.store, Registry(f"sqlite:///{tmp_path}/emptied/mlflow.db"), places.model_name)
-    (back,) = restore(place, places.workspace.cache)
+    (back,) = restore(place, places.workspace.cache).versions
     assert not back.was_there and place.registry.aliases(places.model_name) == {"champion": "1"}
     assert read_candidate(place, back.version).train == small.parts.train
     export(place.registry, back.version, places.workspace.cache, tmp_path / "exported")

@@ -8,11 +8,11 @@ import pytest
 from registered_model import decision
 from registering import RULE, Places
 
-from infra.errors import ConfigError, IntegrityError
+from infra.errors import ConfigError
 from infra.outputs import manifest_key
-from infra.tracking import COMPLETE_TAG, Registry
+from infra.tracking import COMPLETE_TAG, DIGEST_TAG, Registry
 from training.approving import approve, refuse
-from training.archive import restore
+from training.archive import Restoration, restore
 from training.candidate import ModelPlace, read_candidate
 from training.predictor import Predictor, fetch_package
 
@@ -28,6 +28,10 @@ def emptied(place: ModelPlace, tmp_path: Path) -> ModelPlace:
     return replace(place, registry=Registry(f"sqlite:///{tmp_path}/emptied/mlflow.db"))
 
 
+def came_back(restored: Restoration) -> list[tuple[str, bool]]:
+    return [(one.version.version, one.was_there) for one in restored.versions]
+
+
 def tags_of(place: ModelPlace, version: str) -> dict[str, str]:
     return dict(place.registry.version(place.model_name, version).tags)
 
@@ -40,17 +44,17 @@ def test_every_version_comes_back_as_it_was_with_the_aliases_of_the_ledger(
     places.decided(world)  # challenges
     assert places.aliases == {"champion": "2", "previous": "1", "challenger": "3"}
     restored = restore(emptied, places.workspace.cache)
-    assert [(one.version.version, one.was_there) for one in restored] == [("1", False), ("2", False), ("3", False)]
+    assert (came_back(restored), restored.faults) == ([("1", False), ("2", False), ("3", False)], [])
     assert emptied.registry.aliases(place.model_name) == places.aliases
     for version in ("1", "2", "3"):
         assert tags_of(emptied, version) == tags_of(place, version)
         assert tags_of(emptied, version)[COMPLETE_TAG] == "true"
         read_candidate(emptied, emptied.registry.version(place.model_name, version))
     again = restore(emptied, places.workspace.cache)
-    assert all(one.was_there for one in again)
+    assert all(one.was_there for one in again.versions)
     assert len(emptied.registry.versions(place.model_name)) == 3
 
-    fetched = fetch_package(emptied.registry, restored[1].version, tmp_path / "fetched")
+    fetched = fetch_package(emptied.registry, restored.versions[1].version, tmp_path / "fetched")
     Predictor.load(fetched, tmp_path / "cache", world.store)
 
 
@@ -70,7 +74,7 @@ def test_what_a_person_refused_comes_back_without_an_alias(
 ) -> None:
     places.decided(world, RULE.model_copy(update={"approval": "required"}))
     refuse(place, "challenger", None)
-    (restored,) = restore(emptied, places.workspace.cache)
+    (restored,) = restore(emptied, places.workspace.cache).versions
     assert (restored.version.version, emptied.registry.aliases(place.model_name)) == ("1", {})
 
 
@@ -81,10 +85,27 @@ def test_a_model_that_nobody_decided_about_a_decision_without_files_and_a_lost_t
         restore(emptied, places.workspace.cache)
     made = places.decided(world)
     world.store.delete(manifest_key("train", world.parts.train.fingerprint))
-    with pytest.raises(IntegrityError, match=r"version 1 came from a training that .* has no more"):
-        restore(emptied, places.workspace.cache)
+    (fault,) = restore(emptied, places.workspace.cache).faults
+    assert "version 1 came from a training that" in fault
     old = decision({**made.inputs, "model_digest": "0" * 64}, {**made.facts})
     world.store.delete(manifest_key("register", made.fingerprint))
     world.store.create(manifest_key("register", old.fingerprint), old.model_dump_json().encode())
-    with pytest.raises(IntegrityError, match=r"an earlier Frostline made it.*--force register"):
-        restore(emptied, places.workspace.cache)
+    (fault,) = restore(emptied, places.workspace.cache).faults
+    assert "an earlier Frostline made it" in fault and "--force register" in fault
+
+
+def test_a_version_that_is_lost_keeps_no_other_from_coming_back(
+    world: Any, places: Places, place: ModelPlace, emptied: ModelPlace
+) -> None:
+    first = world.trained(1)
+    for each in (first, world.trained(5)):
+        places.decided(each)
+    world.store.delete(manifest_key("train", first.parts.train.fingerprint))
+    world.store.create(manifest_key("register", "0" * 64), b"damaged, of whatever model")
+    restored = restore(emptied, places.workspace.cache)
+    damaged, lost = restored.faults
+    assert "not a manifest" in damaged and "version 1 came from a training that" in lost
+    assert [one.version.tags[DIGEST_TAG] for one in restored.versions] == [
+        place.registry.version(place.model_name, "2").tags[DIGEST_TAG]
+    ]
+    assert emptied.registry.aliases(place.model_name) == {"champion": restored.versions[0].version.version}
