@@ -2,21 +2,21 @@
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from infra.errors import ConfigError, PlatformError
-from infra.progress import Progress
 from infra.settings import CpuActorResources, RayResources
 
 Result = TypeVar("Result", covariant=True)
 WAIT_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
+STARTS = 3
 
 
 class Works(Protocol[Result]):
@@ -39,36 +39,6 @@ class _Seat:
         if self._worker is None:
             self._worker = self._make()
         return self._worker.run(unit)
-
-
-class Board:
-    """Lives in an actor: what workers say of their progress, until the driver takes it."""
-
-    def __init__(self) -> None:
-        self._said: list[tuple[str, int, str]] = []
-
-    def say(self, label: str, amount: int, note: str) -> None:
-        """`amount` more units of `label` are done."""
-        self._said.append((label, amount, note))
-
-    def take(self) -> list[tuple[str, int, str]]:
-        said, self._said = self._said, []
-        return said
-
-
-def start_board() -> Any:
-    """A board's actor handle; it costs no CPU of the cluster's count."""
-    import ray
-
-    return ray.remote(num_cpus=0)(Board).remote()
-
-
-def pass_on(board: Any, progress: Progress) -> None:
-    """Tell `progress` what the workers said since the last call."""
-    import ray
-
-    for label, amount, note in ray.get(board.take.remote()):
-        progress.advance(label, amount, note)
 
 
 @contextmanager
@@ -95,8 +65,7 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
     try:
         if address != "local":
             _knock(address)
-        with _process_groups_of_their_own():
-            ray.init(logging_level="ERROR", **options)
+        _init({"logging_level": "ERROR", **options})
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise PlatformError(
             f"Ray at {address} cannot be reached ({str(error).splitlines()[0]}); expected a running cluster or room to "
@@ -108,16 +77,44 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
         ray.shutdown()
 
 
+def _init(options: Mapping[str, Any]) -> None:
+    """Raises RuntimeError where Ray is started here and was not up in time at any of STARTS starts: each has Ray's own
+    30 s, which a busy machine may need more than."""
+    import ray
+
+    for left in reversed(range(STARTS)):
+        with _process_groups_of_their_own() as started:
+            try:
+                ray.init(**options)
+                return
+            except Exception as error:
+                ray.shutdown()
+                for process in started:
+                    process.kill()
+                    process.wait()
+                if type(error) is not Exception:  # its own way to say that its time is over
+                    raise
+                if not left:
+                    raise RuntimeError(str(error)) from error
+
+
 @contextmanager
-def _process_groups_of_their_own() -> Iterator[None]:
-    """What is started here is not in our process group: Prefect cancels a flow run by SIGTERM to its whole group, and
-    without Ray no rank could commit a checkpoint any more. Ray itself sees to it that its processes end with ours."""
+def _process_groups_of_their_own() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """What is started here, and listed, is not in our process group: Prefect cancels a flow run by SIGTERM to its whole
+    group, and without Ray no rank could commit a checkpoint any more. Ray itself sees to it that its processes end with
+    ours."""
     import ray._private.services as services
 
     before = services.ConsolePopen
-    services.ConsolePopen = partial(before, process_group=0)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(before(*arguments, process_group=0, **options))
+        return started[-1]
+
+    services.ConsolePopen = start
     try:
-        yield
+        yield started
     finally:
         services.ConsolePopen = before
 

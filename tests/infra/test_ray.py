@@ -15,10 +15,12 @@ import pytest
 
 from infra.errors import ConfigError, DataError, PlatformError
 from infra.progress import Silent
-from infra.ray import connected, pass_on, run_units, start_board
+from infra.ray import STARTS, connected, run_units
+from infra.ray_board import pass_on, start_board
 from infra.settings import ActorResources, RayResources
 
 pytestmark = pytest.mark.slow
+SMALL = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
 TWO_ACTORS = ActorResources(num_actors=2, max_restarts=2, stuck_seconds=3)
 
 
@@ -38,10 +40,43 @@ def test_without_an_address_the_cluster_of_the_environment_is_joined(
         pass
 
 
+def starts_late(monkeypatch: pytest.MonkeyPatch, times: int) -> list[psutil.Process]:
+    """As on a machine that is too busy for the 30 s that Ray gives a node; and what was started in vain."""
+    import ray
+
+    init, late, started = ray.init, list(range(times)), []
+
+    def start(**options: Any) -> None:
+        init(**options)
+        if late:
+            late.pop()
+            started.extend(each for each in psutil.Process().children() if each.name() in ("gcs_server", "raylet"))
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", start)
+    return started
+
+
+def test_a_node_that_was_not_up_in_time_is_started_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = starts_late(monkeypatch, 1)
+    with connected(SMALL, tmp_path):
+        assert len(started) == 2
+        assert not any(each.is_running() for each in started)
+
+
+def test_a_node_that_is_never_up_in_time_is_a_platform_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = starts_late(monkeypatch, STARTS)
+    with (
+        pytest.raises(PlatformError, match=r"cannot be reached \(The current node timed out"),
+        connected(SMALL, tmp_path),
+    ):
+        pass
+    assert len(started) == 2 * STARTS
+
+
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    resources = RayResources(num_cpus=2, object_store_memory_bytes=100 * 2**20)
-    with connected(resources, tmp_path_factory.mktemp("ray")):
+    with connected(SMALL, tmp_path_factory.mktemp("ray")):
         yield
 
 
