@@ -16,6 +16,7 @@ from infra.outputs import Attempt, Draft, Manifest, manifest_key, read_manifest
 from infra.tracking import ModelVersion, Registry
 from infra.workspace import Workspace
 from training.candidate import ModelPlace, read_candidate
+from training.champion_scores import champion_outputs_name
 from training.evaluation_config import EvaluationConfig
 from training.promoting import doubts
 from training.promotion import Promotion
@@ -101,7 +102,9 @@ def read_original(model_uri: str, workspace: Workspace) -> Original:
     dataset, before = (_input(version, step, workspace) for step in ("ingest", "evaluate"))
     assert dataset is not None and before is not None
     config, recipe = EvaluationConfig.model_validate(before.config), candidate.decision.name
-    features, evaluation = evaluate_version(version, candidate.train, dataset, config, f"{recipe}.champion", workspace)
+    features, evaluation = evaluate_version(
+        version, candidate.train, dataset, config, champion_outputs_name(recipe), workspace
+    )
     return Original(
         version=version,
         card=card,

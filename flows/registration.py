@@ -8,7 +8,7 @@ from infra.outputs import Attempt, Draft, Manifest, OutputRequest, read_manifest
 from infra.tracking import Registry
 from infra.workspace import Workspace
 from training.candidate import training_key
-from training.champion_scores import champion_evaluation
+from training.champion_scores import champion_evaluation, champion_outputs_name
 from training.evaluation_config import EvaluationConfig
 from training.ledger import LedgerEntry
 from training.register import Registration, champion_of, register
@@ -59,6 +59,5 @@ def _evaluate(
             f"{f'no output {key}' if key else 'no version in MLflow'}; expected both, to compare with it. "
             "Restore the store or the MLflow server that it was registered in."
         )
-    name = f"{request.name}.champion"  # not the recipe's own log, which `plan` compares with
     config = EvaluationConfig.model_validate(evaluation.config)
-    evaluate_version(version, train, dataset, config, name, workspace)
+    evaluate_version(version, train, dataset, config, champion_outputs_name(request.name), workspace)

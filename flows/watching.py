@@ -23,7 +23,7 @@ from infra.settings import Settings
 from infra.tracking import ModelVersion, Registry
 from infra.verify import manifests
 from infra.workspace import Workspace
-from training.champion_scores import champion_scores
+from training.champion_scores import champion_outputs_name, champion_scores
 from training.evidence import holds_floors
 from training.ledger import head
 from training.retrain_rule import (
@@ -84,7 +84,7 @@ def _champion_facts(recipe: Recipe, dataset: Manifest, workspace: Workspace) -> 
             f"{recipe.model_name}: {missing} is gone ({champion.model_digest[:12]}…); expected both, to compare with "
             "today's rows. Restore the store or the MLflow server that it was registered in."
         )
-    rule, name = recipe.watch, f"{recipe.name}.champion"  # not the recipe's own log, which `plan` compares with
+    rule, name = recipe.watch, champion_outputs_name(recipe.name)
     then = _dataset_of(train, workspace)
     grown = None if then is None else Growth(then, dataset, workspace)
     with ExitStack() as engines:
@@ -136,7 +136,7 @@ def _floors(
     rule = recipe.promotion
     if not recipe.watch.floors or rule is None or not (rule.floors or rule.slice_floors):
         return None, []
-    made = evaluate_version(version, train, dataset, recipe.evaluation, f"{recipe.name}.champion", workspace)
+    made = evaluate_version(version, train, dataset, recipe.evaluation, champion_outputs_name(recipe.name), workspace)
     return holds_floors(champion_scores(made[-1].manifest, rule, workspace.cache), rule)
 
 

@@ -12,6 +12,12 @@ from training.ledger import LedgerEntry
 from training.promotion_rule import PromotionRule
 
 
+def champion_outputs_name(recipe: str) -> str:
+    """Of the features and evaluations of a recipe's champion on later rows; not the recipe's own, whose log `plan`
+    compares with."""
+    return f"{recipe}.champion"
+
+
 def champion_evaluation(champion: LedgerEntry, evaluation: Manifest, store: Store) -> Manifest | None:
     """The champion's newest on the test rows of `evaluation`, scored alike. None where it must be made first."""
     for found in reversed(_evaluations(champion.model_digest, evaluation.step, store)):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.store import Store
 from training import ledger, notices
+from training.champion_scores import champion_outputs_name
 from training.ledger import STEP, LedgerEntry
 from training.made import Made
 from training.register import NO_CHAMPION
@@ -129,13 +130,14 @@ def _quality(model: str, entries: Sequence[LedgerEntry], outputs: Sequence[Made]
     if metric is None:
         return []
     recipes = {made.recipe for made in gates}
+    names = recipes | {champion_outputs_name(recipe) for recipe in recipes}
     versions = {entry.model_digest: entry.version for entry in entries}
     found = []
     for made in outputs:
         digest = made.identity.get("model_digest", "")
         scores = made.facts.get("metrics", {})
         # `frostline evaluate` on rows of somebody's own goes under another name.
-        if made.step != "evaluate" or made.recipe not in recipes or digest not in versions or metric not in scores:
+        if made.step != "evaluate" or made.recipe not in names or digest not in versions or metric not in scores:
             continue
         low, high = made.facts.get("intervals", {}).get(metric, (None, None))
         found.append(

@@ -7,6 +7,7 @@ from infra.log import create_in
 from infra.outputs import Draft, Manifest, OutputRequest, Part, commit
 from infra.record import Record
 from infra.store import Store
+from training.champion_scores import champion_outputs_name
 from training.ledger import Kind, LedgerEntry, folder_of
 from training.notices import Notice, note
 
@@ -108,8 +109,9 @@ def four_weeks(store: Store) -> None:
             note(store, MODEL, Notice(
                 kind=kind, version=version, register_fingerprint=decided.fingerprint, reasons=[f"{kind} of {version}"],
             ))  # fmt: skip
-    # A second look at the champion, which asks it only what is new.
-    put(store, "evaluate", 23, 2, identity={"model_digest": digest("a")}, resources=gpus,
+    # A later look at the champion, as the gate and `watch` take it: it is asked only what is new.
+    put(store, "evaluate", 23, 2, recipe=champion_outputs_name(RECIPE), resources=gpus,
+        identity={"model_digest": digest("a")},
         inputs={"test_digest": digest("f"), "model_digest": digest("a")}, facts={
             "metrics": {"vqa_accuracy": 0.58}, "intervals": {"vqa_accuracy": [0.54, 0.62]},
             "num_replies": {"asked": 80, "reused": 800},
