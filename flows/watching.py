@@ -106,18 +106,23 @@ def _champion_facts(recipe: Recipe, dataset: Manifest, workspace: Workspace) -> 
 
 
 class Growth:
-    """What a dataset has that an earlier one had not."""
+    """What a dataset has that an earlier one had not. Images are those of `train`: test images, which may be chosen
+    otherwise, are no drift."""
 
     def __init__(self, then: Manifest, now: Manifest, workspace: Workspace) -> None:
         before, today = (_examples(each, workspace) for each in (then, now))
         known = {example.example_id for example in before}
         seen = {example.image_id for example in before}
         self.new_examples = [example.example_id for example in today if example.example_id not in known]
-        self.new_images = sorted({example.image_id for example in today} - seen)
-        self.trained_images = sorted({example.image_id for example in before if example.split == "train"})
+        self.new_images = sorted(_of_train(today) - seen)
+        self.trained_images = sorted(_of_train(before))
 
     def can_drift(self, rule: WatchRule) -> bool:
         return rule.drift_p_value is not None and len(self.new_images) >= MINIMUM_NEW_IMAGES
+
+
+def _of_train(examples: list[Example]) -> set[str]:
+    return {example.image_id for example in examples if example.split == "train"}
 
 
 def _examples(dataset: Manifest, workspace: Workspace) -> list[Example]:

@@ -17,8 +17,8 @@ class WatchRule(BaseModel):
     champion_age_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Since its training ended."""
     drift_p_value: float | None = Field(default=0.01, gt=0, lt=1)
-    """Images that are new since the champion differ from its training images with a p-value below this: of new
-    images that are no different, so many call for a retrain nevertheless."""
+    """Train images that are new since the champion differ from those it was trained on with a p-value below this: of
+    new images that are no different, so many call for a retrain nevertheless."""
     floors: bool = True
     """The champion, scored on today's test rows, falls below a floor or a slice's floor of `promotion`."""
 
@@ -48,6 +48,7 @@ class ChampionFacts(BaseModel):
     num_new_examples: int | None
     """None where its dataset is not in the store any more."""
     num_new_images: int | None
+    """Of split `train`, as those that they are compared with."""
     drift: DriftFacts | None
     holds_floors: bool | None
     floors_told: list[str] = []
@@ -122,14 +123,14 @@ def _drift(champion: ChampionFacts, rule: WatchRule) -> Trigger | None:
         reason = "its dataset is not in the store any more: nothing can be compared with what it was trained on"
         return Trigger(name="drift", fires=False, reason=reason)
     if champion.drift is None:
-        reason = f"{champion.num_new_images} images are new; {MINIMUM_NEW_IMAGES} are needed to tell a drift"
+        reason = f"{champion.num_new_images} train images are new; {MINIMUM_NEW_IMAGES} are needed to tell a drift"
         return Trigger(name="drift", fires=False, reason=reason)
     found = champion.drift
     fires = found.p_value < rule.drift_p_value
     reason = (
-        f"{found.num_new} new images {'differ' if fires else 'do not surely differ'} from {found.num_trained} that "
-        f"version {champion.version} was trained on (p = {found.p_value:.4f}, below {rule.drift_p_value:g} calls for a "
-        "retrain)"
+        f"{found.num_new} new train images {'differ' if fires else 'do not surely differ'} from {found.num_trained} "
+        f"that version {champion.version} was trained on (p = {found.p_value:.4f}, below {rule.drift_p_value:g} calls "
+        "for a retrain)"
     )
     return Trigger(name="drift", fires=fires, reason=reason)
 

@@ -44,7 +44,7 @@ def test_nothing_calls_where_every_fact_is_just_short_of_its_bound() -> None:
         (
             "drift",
             {"drift": DriftFacts(p_value=0.0005, discrepancy=0.4, num_trained=1000, num_new=40)},
-            "40 new images differ from 1000 that version 3 was trained on (p = 0.0005",
+            "40 new train images differ from 1000 that version 3 was trained on (p = 0.0005",
         ),
         ("floors", {"holds_floors": False, "floors_told": ["accuracy is 0.5, below"]}, "accuracy is 0.5, below"),
     ],
@@ -65,7 +65,7 @@ def test_what_is_switched_off_is_not_told() -> None:
 def test_few_new_images_are_no_drift() -> None:
     decision = decided(drift=None, num_new_images=19)
     assert fired(decision) == set()
-    assert decision.triggers[2].reason == "19 images are new; 20 are needed to tell a drift"
+    assert decision.triggers[2].reason == "19 train images are new; 20 are needed to tell a drift"
 
 
 def test_where_the_champions_dataset_is_gone_new_examples_call_and_drift_does_not() -> None:
