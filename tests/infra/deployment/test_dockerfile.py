@@ -78,12 +78,33 @@ def test_what_runs_has_no_build_stage_in_it_and_is_not_root(text: str) -> None:
     assert user == "10001:10001"
 
 
+def places(text: str) -> dict[str, str]:
+    return {name: place for name, place in re.findall(r"^(?:ENV)?\s+(\w+)=(/\S+)", text, re.M) if name != "PATH"}
+
+
 def test_all_that_is_written_lies_on_the_volume_or_under_tmp(text: str) -> None:
-    places = re.findall(r"^(?:ENV)?\s+(\w+)=(/\S+)", text, re.M)
-    written = [(name, place) for name, place in places if name != "PATH"]
-    assert {"HOME", "PREFECT_HOME", "FROSTLINE_VAR_DIR", "RAY_TMPDIR", "TORCH_EXTENSIONS_DIR"} <= dict(written).keys()
-    assert [each for each in written if not each[1].startswith(("/var/lib/frostline/", "/tmp"))] == []
+    written = places(text)
+    assert {"HOME", "PREFECT_HOME", "FROSTLINE_VAR_DIR", "RAY_TMPDIR"} <= written.keys()
+    assert [each for each in written.values() if not each.startswith(("/var/lib/frostline/", "/tmp"))] == []
     assert 'VOLUME ["/var/lib/frostline"]' in text
+
+
+def test_what_is_built_at_its_first_use_lies_where_it_may_be_executed(text: str) -> None:
+    """Not on the tmpfs at /tmp, which Docker mounts without `exec`."""
+    built = {
+        name: places(text)[name] for name in ("TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    }
+    assert [each for each in built.values() if not each.startswith("/var/lib/frostline/")] == []
+
+
+def test_torch_builds_what_it_compiles_where_its_variable_says(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    place = places(text)["TORCHINDUCTOR_CACHE_DIR"].replace("/var/lib/frostline", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", place)
+    assert cache_dir() == place
 
 
 def test_only_what_runs_is_sent_to_the_builder() -> None:
