@@ -195,7 +195,10 @@ def _python(words: Sequence[str]) -> Sequence[str]:
         raise ValueError(f"no module in {' '.join(words)}")
     parser = argparse.ArgumentParser(exit_on_error=False)  # of infra.drain, which runs another command
     parser.add_argument("--grace", type=float)
-    return parser.parse_known_args(list(words[2:4]))[1] + list(words[4:])
+    parser.add_argument("--while", dest="condition")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    asked, unknown = parser.parse_known_args(list(words[2:]))
+    return [*unknown, *asked.command]
 
 
 _PARSERS: Mapping[str, Any] = {

@@ -31,6 +31,7 @@ def test_every_command_is_one_that_its_program_takes() -> None:
         ["mlflow", "server", "--artefacts", "x"],
         ["ray", "start", "--haed"],
         ["sh", "-c", "exec python -m infra.drain --grace 90 prefect worker begin"],
+        ["sh", "-c", "exec python -m infra.drain --whlie true prefect worker start --pool local"],
         ["python", "-m", "infra.drian"],
         ["python", "-c", "import"],
         ["frostline-worker"],
