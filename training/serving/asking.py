@@ -50,12 +50,18 @@ class Asking:
         return result, serving.facts
 
 
-async def _tried(ask: Callable[[], Awaitable[Result]]) -> Result:
+async def _tried(ask: Callable[[], Any]) -> Any:
+    """`ask` gives Ray Serve's response. Whoever stops waiting for it takes the request back: it would be computed for
+    nobody otherwise."""
     from ray.exceptions import RayActorError
 
     for number in range(NUM_TRIES):
+        response = ask()
         try:
-            return await ask()
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except RayActorError:
             if number == NUM_TRIES - 1:
                 raise

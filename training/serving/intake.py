@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import time
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,13 +25,15 @@ TRUSTED = "frostline_trusted"
 """In the scope of a request whose sender may read errors, which name folders and addresses."""
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json"})
 """Say nothing about pictures or models that a token would guard: probes, the page and the API's description."""
+OPEN_METHODS = frozenset({"GET", "HEAD"})
+"""Of these paths. The others have a body, which is read only of those who have the token."""
 LINGER_SECONDS = 5
 """How long what comes after a refusal is read and thrown away: a connection that is closed at once takes the answer
 with it, where the client still sends."""
 
 
 class Counted:
-    """Outermost: counts every answer, by its route and code."""
+    """Outermost: counts every answer, by its route and code. 499 is a client that went before it had one."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[str]) -> None:
         self._app, self._metrics, self._routes = app, metrics, frozenset(routes)
@@ -39,7 +43,7 @@ class Counted:
             await self._app(scope, receive, send)
             return
         route = scope["path"] if scope["path"] in self._routes else "other"
-        started, status = time.perf_counter(), 500
+        started, status, code = time.perf_counter(), 0, ""
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -49,8 +53,11 @@ class Counted:
 
         try:
             await self._app(scope, receive, noting)
+            if not status:
+                status, code = 499, "client_gone"
         finally:
-            self._metrics.requests.labels(route, str(status), scope.get("frostline_code", "")).inc()
+            code = code or scope.get("frostline_code", "")
+            self._metrics.requests.labels(route, str(status or 500), code).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
@@ -67,15 +74,15 @@ class Guarded:
                 self._check(Headers(scope=scope))
                 scope[TRUSTED] = True
             except Refused as refused:
-                if refused.fault.code == "wrong_host" or scope["path"] not in OPEN_PATHS:
+                is_open = scope["path"] in OPEN_PATHS and scope["method"] in OPEN_METHODS
+                if refused.fault.code == "wrong_host" or not is_open:
                     await refuse(refused, scope, receive, send)
                     return
         await self._app(scope, receive, send)
 
     def _check(self, headers: Headers) -> None:
         if self._token is None:
-            name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            if name.strip("[]") not in ("localhost", "127.0.0.1", "::1"):
+            if not is_this_machine(_name_in(headers.get("host", ""))):
                 raise Refused("wrong_host", "without a token only requests to localhost are answered. Set a token.")
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -85,8 +92,24 @@ class Guarded:
             raise Refused("wrong_token", "another token was found; expected the server's. Ask its operator.")
 
 
+def is_this_machine(name: str) -> bool:
+    """Whether a host's name or address leads nowhere else."""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_in(host: str) -> str:
+    """Of the header, without the port; "" where there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 class Bounded:
-    """Reads bodies within the limits."""
+    """Reads bodies within the limits, and ends the work on a request whose client goes away."""
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
         self._app, self._limits, self._metrics = app, limits, metrics
@@ -105,10 +128,23 @@ class Bounded:
                 await refuse(refused, scope, receive, send)
                 return
             if body is not None:
-                await self._app(scope, _of(body, receive), send)
+                await self._answered(body, scope, receive, send)
         finally:
             self._num_requests -= 1
             self._take(held, -held[0])
+
+    async def _answered(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """uvicorn tells of a client that went to those who ask, and cancels nothing."""
+        gone = asyncio.ensure_future(receive())  # uvicorn says so, too, when the answer is out
+        answering = asyncio.ensure_future(self._app(scope, _of(body, gone), send))
+        try:
+            await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answering.cancel()
+            await asyncio.wait((answering,))
+            gone.cancel()
+        if not answering.cancelled():
+            answering.result()
 
     def _take(self, held: list[int], num_bytes: int) -> None:
         held[0] += num_bytes
@@ -152,12 +188,12 @@ class Bounded:
             raise Refused("busy", f"{limits.max_waiting_bytes} bytes are waiting already. Try again later.")
 
 
-def _of(body: bytes, receive: Receive) -> Receive:
-    """A body that is there, then whatever the connection says."""
+def _of(body: bytes, gone: asyncio.Future[Message]) -> Receive:
+    """A body that is there, then that the client went."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def received() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return waiting.pop() if waiting else await asyncio.shield(gone)
 
     return received
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from infra.errors import ConfigError, PlatformError
 from training.serving.app import build_app
 from training.serving.asking import Asking
 from training.serving.champion import Champion
 from training.serving.connection import BoundedConnection
+from training.serving.intake import is_this_machine
 from training.serving.limits import Limits
 from training.serving.pictures import Pictures
 
@@ -35,11 +37,8 @@ class Address:
 
 def check_address(address: Address) -> None:
     """Raises ConfigError where others could reach a server without a token."""
-    if address.token is not None or address.host == "localhost":
+    if address.token is not None or is_this_machine(address.host):
         return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(address.host).is_loopback:
-            return
     raise ConfigError(
         f"--host {address.host} was found without a token; expected a token where other machines can connect. Set "
         "FROSTLINE_SERVE_TOKEN or --token-file, or leave --host out."
@@ -95,6 +94,22 @@ class _Server(uvicorn.Server):
         self.handle_exit(number, None)
 
 
+def server_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """At the end what was begun has the time that it has at any other: stopping cuts no answer short."""
+    return uvicorn.Config(
+        app,
+        http=type("Connection", (BoundedConnection,), {"header_seconds": limits.header_seconds}),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=math.ceil(max(FINISH_SECONDS, limits.request_seconds)),
+    )
+
+
 async def _serve(
     champion: Champion,
     door: Door,
@@ -103,20 +118,7 @@ async def _serve(
 ) -> None:
     bound, pictures = opened
     app = build_app(Asking(champion, pictures, door.limits), door.limits, door.address.token)
-    connection = type("Connection", (BoundedConnection,), {"header_seconds": door.limits.header_seconds})
-    config = uvicorn.Config(
-        app,
-        http=connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=FINISH_SECONDS,
-    )
-    server = _Server(config)
+    server = _Server(server_config(app, door.limits))
     server.stop_when_told()
     answering = asyncio.create_task(server.serve([bound]))
     try:

@@ -53,9 +53,10 @@ def test_only_the_token_opens() -> None:
 
 
 def test_without_a_token_only_the_names_of_this_machine_are_answered() -> None:
-    assert answers(None, {})[0] == (200, "0")
-    assert answers(None, {}, url="http://[::1]:8000/v1/caption")[0] == (200, "0")
-    assert answers(None, {}, url="http://rebound.example/v1/caption")[0] == (400, "wrong_host")
+    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "127.0.0.2", "[::1]", "[::1]:8000", "LocalHost"):
+        assert answers(None, {"headers": {"host": host}})[0] == (200, "0"), host
+    for host in ("rebound.example", "127.0.0.1.example:8000", "localhost.example", "192.168.0.1", "[::2]", "[", ""):
+        assert answers(None, {"headers": {"host": host}})[0] == (400, "wrong_host"), host
     assert answers(TOKEN, with_token(TOKEN), url="http://models.example/v1/caption")[0] == (200, "0")
 
 
@@ -97,10 +98,13 @@ def test_who_asks_an_open_path_without_the_token_is_answered_and_not_trusted_wit
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": str(scope.get(TRUSTED)).encode()})
 
-    async def told(token: str | None, path: str = "/readyz", **request: Any) -> str:
+    async def told(token: str | None, path: str = "/readyz", method: str = "GET", **request: Any) -> str:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(Guarded(tells, token))) as client:
-            return (await client.get(f"http://localhost{path}", **request)).text
+            return (await client.request(method, f"http://localhost{path}", **request)).text
 
     assert asyncio.run(told(TOKEN)) == asyncio.run(told(TOKEN, **with_token("another"))) == "None"
     assert asyncio.run(told(TOKEN, **with_token(TOKEN))) == asyncio.run(told(None)) == "True"
     assert "missing_token" in asyncio.run(told(TOKEN, "/metrics"))
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        assert "missing_token" in asyncio.run(told(TOKEN, "/healthz", method)), "a body would be read of anybody"
+        assert asyncio.run(told(TOKEN, "/healthz", method, **with_token(TOKEN))) == "True"
