@@ -79,7 +79,7 @@ def serve_command(
         profile, Silent(), store, [text.removeprefix("profile.") for text in others], writable=False
     )
     log = new_log_file(workspace.settings.logs)
-    door = Door(address, settings.limits, settings.poll_seconds if "@" in model_uri else None, settings.decoders)
+    door = Door(address, settings.limits, settings.poll_seconds, settings.decoders)
     with engines_to(log) as (output, error):
         print(f"frostline: loading {model_uri}; engines write to {log}", file=error)
 
@@ -122,17 +122,16 @@ def read_token(file: Path | None) -> str | None:
 def _serve(
     champion: Champion, door: Door, replicas: ReplicaSettings, workspace: Workspace, ready: Callable[[str], None]
 ) -> None:
-    from training.serving.fleet import start_serve, stop_serve
+    from training.serving.fleet import stop_serve
     from training.serving.server import serve_until_stopped
 
     champion.resolve()  # before Ray is started: a name that is not there is told at once
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 a busy machine would hardly answer
-    with connected(_room(workspace.profile.ray, replicas), workspace.settings.logs):
-        start_serve()
+    with connected(_room(workspace.profile.ray, replicas), workspace.settings.logs) as started_here:
         try:
             serve_until_stopped(champion, door, ready)
         finally:
-            stop_serve()
+            stop_serve(champion.door, started_here)
 
 
 def _room(ray: RayResources, replicas: ReplicaSettings) -> RayResources:

@@ -42,16 +42,17 @@ class _Seat:
 
 
 @contextmanager
-def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
+def connected(resources: RayResources, log_dir: Path) -> Iterator[bool]:
     """Join the cluster of the profile or of RAY_ADDRESS, or start Ray on this machine and stop it at the end.
 
+    Gives whether it was started here: only then everything on it is ours.
     Call it on a thread that lasts: a cluster started from a thread that ends is lost with it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     log_dir.mkdir(parents=True, exist_ok=True)
     address = resources.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -72,7 +73,7 @@ def connected(resources: RayResources, log_dir: Path) -> Iterator[None]:
             "start one. Check ray.address in the profile, RAY_ADDRESS and /dev/shm."
         ) from error
     try:
-        yield
+        yield address == "local"
     finally:
         ray.shutdown()
 

@@ -50,16 +50,31 @@ class Served:
 
 
 def start_serve() -> None:
-    """On the connected Ray, without Serve's own HTTP proxy: the door is before the handles."""
+    """On the connected Ray, where it does not run yet, without its own HTTP proxy: the door is before the handles."""
     from ray import serve
 
     serve.start(proxy_location="Disabled", logging_config={"enable_access_log": False, "log_level": "WARNING"})
 
 
-def stop_serve() -> None:
+def stop_serve(door: str, started_here: bool) -> None:
+    """All of Serve, where Ray was started here. Elsewhere only the applications whose names begin with the door's: a
+    shutdown would take every other server's replicas down. Raises PlatformError where the cluster does not answer."""
     from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
-    serve.shutdown()
+    if started_here:
+        serve.shutdown()
+        return
+    try:
+        for application in _applications():
+            if application.startswith(f"{door}-"):
+                take_down(application)
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise PlatformError(
+            f"the replicas of {door} may be up still: Ray Serve answered {type(error).__name__}; expected that they "
+            "end. Delete these applications, as infra/RUNBOOK.md says at `replicas without a server`."
+        ) from error
 
 
 def put_up(
@@ -89,6 +104,7 @@ def put_up(
         },
     )
     try:
+        start_serve()  # whoever shares the cluster may have shut it down since
         target = serve.RunTarget(deployment.bind(place, replicas.max_batch), name=application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         _wait_until_running(application, given_up)
@@ -123,14 +139,23 @@ def take_down(application: str) -> None:
     serve.delete(application)
 
 
-def num_replicas(application: str) -> int:
-    """That run now."""
-    from ray import serve
-
-    found = serve.status().applications.get(application)
+def num_replicas(application: str) -> int | None:
+    """That run now; None where the application is not there any more."""
+    found = _applications().get(application)
     if found is None:
-        return 0
-    return sum(deployment.replica_states.get("RUNNING", 0) for deployment in found.deployments.values())
+        return None
+    return sum(int(deployment.replica_states.get("RUNNING", 0)) for deployment in found.deployments.values())
+
+
+def _applications() -> dict[str, Any]:
+    """Of the whole cluster, by their names."""
+    from ray import serve
+    from ray.exceptions import ActorDiedError
+
+    try:
+        return dict(serve.status().applications)
+    except ActorDiedError:  # Serve's controller, which nothing but a shutdown ends
+        return {}
 
 
 def _own_error(application: str, place: VersionPlace, error: Exception) -> FrostlineError:

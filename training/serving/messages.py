@@ -134,4 +134,6 @@ class Ready(_Message):
     """Seconds since 1970."""
     not_serving: str | None
     """Why the version that the alias names does not serve, where another one does."""
+    no_replica: str | None
+    """Why the version that serves cannot answer now."""
     registry_fault: str | None

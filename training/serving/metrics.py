@@ -35,7 +35,10 @@ class Metrics:
             registry=registry,
         )
         self.swaps = Counter(
-            "frostline_swaps", "Times that another version was to serve, by outcome.", ["outcome"], registry=registry
+            "frostline_swaps",
+            "Times that a version was put up beside or after another, by outcome.",
+            ["outcome"],
+            registry=registry,
         )
         self.swap_failing = Gauge(
             "frostline_swap_failing", "1 while the alias names a version that does not serve.", registry=registry

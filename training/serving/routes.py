@@ -131,7 +131,7 @@ def state_of(asking: Asking) -> APIRouter:
 
         facts = champion.serving.facts if champion.serving else None
         found = Ready(
-            ready=facts is not None,
+            ready=facts is not None and champion.no_replica is None,
             model_uri=champion.model_uri,
             model=_model(facts) if facts else None,
             tasks=list(facts.tasks) if facts else [],
@@ -141,6 +141,7 @@ def state_of(asking: Asking) -> APIRouter:
             not_serving=f"version {champion.failed.version}: {told(champion.failed.reason)}"
             if champion.failed
             else None,
+            no_replica=told(champion.no_replica) if champion.no_replica else None,
             registry_fault=told(champion.registry_fault) if champion.registry_fault else None,
         )
         return JSONResponse(found.model_dump(), 200 if found.ready else 503)

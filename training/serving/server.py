@@ -67,8 +67,8 @@ class Door:
 
     address: Address
     limits: Limits
-    poll_seconds: float | None
-    """How often the alias is looked up; None for a fixed version."""
+    poll_seconds: float
+    """How often it is looked whether the replicas are up, and where the alias points."""
     decoders: int = 1
 
 
@@ -129,9 +129,7 @@ async def _serve(
             return
         host = f"[{door.address.host}]" if ":" in door.address.host else door.address.host
         on_ready(f"http://{host}:{bound.getsockname()[1]}")
-        if door.poll_seconds is not None:
-            await _or_stopped(champion.follow(door.poll_seconds), answering)
-        await answering
+        await _or_stopped(champion.follow(door.poll_seconds), answering)
     finally:
         server.should_exit = True
         await answering
