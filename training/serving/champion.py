@@ -21,6 +21,7 @@ from training.serving.faults import Refused
 from training.serving.fleet import Replicas, Served, num_replicas, put_up, take_down
 from training.serving.loading import VersionPlace
 from training.serving.metrics import Metrics
+from training.serving.similar import dataset_behind
 
 TRY_AGAIN_SECONDS = 60
 """After a version could not be served. A version with altered bytes is tried again only when the alias moves."""
@@ -170,6 +171,14 @@ class Champion:
         while old.num_asked:
             await asyncio.sleep(0.05)
 
+    def searched(self, version: ModelVersion) -> tuple[str, str]:
+        """Fingerprints of the features to look for similar images in, and of the dataset with their captions. The
+        version's own may have been removed since; raises ConfigError where named ones are not there."""
+        own = [version.tags.get(f"frostline.{step}_fingerprint", "none") for step in ("featurize", "ingest")]
+        if self._features is None:
+            return own[0], own[1]
+        return self._features, dataset_behind(self._features, self._workspace.store) or own[1]
+
     def _put_up(self, version: ModelVersion) -> Served:
         """Every file of the version is compared with what was registered and trained; then a replica loads it, and
         compares the frozen models too."""
@@ -183,8 +192,7 @@ class Champion:
             workspace.settings.mlflow,
             workspace.store.uri,
             workspace.cache.folder,
-            self._features or version.tags.get("frostline.featurize_fingerprint", "none"),
-            version.tags.get("frostline.ingest_fingerprint", "none"),
+            *self.searched(version),
         )
         self._num_put_up += 1
         application = f"{self.door}-{version.name}-{version.version}-{self._num_put_up}"

@@ -22,9 +22,11 @@ from data_prep.image_index import read_indexes
 from data_prep.shards import STEP as INGEST
 from data_prep.views import ORIGINAL
 from infra.digests import digest_json
+from infra.errors import ConfigError
 from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.store import Store
+from infra.verify import manifests
 from training.serving.work import Neighbour
 
 if TYPE_CHECKING:
@@ -81,6 +83,22 @@ class SimilarImages:
     def _parts(self) -> Iterator[Any]:
         for start in range(0, max(1, len(self._vectors_NV)), IMAGES_AT_A_TIME):
             yield self._vectors_NV[start : start + IMAGES_AT_A_TIME]
+
+
+def dataset_behind(features: str, store: Store) -> str | None:
+    """Fingerprint of the newest dataset with the rows that this featurize output was made of; None where it was
+    removed. Raises ConfigError where there is no such output."""
+    found = read_manifest(store, manifest_key(FEATURIZE, features))
+    if found is None:
+        raise ConfigError(
+            f"--index {features}: no featurize output of this fingerprint is in the store; expected one that is there. "
+            "`frostline status --json` lists them, or leave --index out."
+        )
+    rows = found.inputs["dataset_digest"]
+    datasets = [one for _, one in manifests(store, INGEST) if isinstance(one, Manifest)]
+    fitting = [one for one in datasets if one.identity["dataset_digest"] == rows]
+    newest = max(fitting, key=lambda one: one.record.created_at, default=None)
+    return newest.fingerprint if newest else None
 
 
 def pooled(patches_NPV: NDArray[np.float16]) -> NDArray[np.float32]:

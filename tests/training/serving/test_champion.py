@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from infra.errors import ConfigError
+from infra.outputs import Draft, OutputRequest, ensure_output
 from infra.tracking import ModelVersion
 from infra.workspace import Workspace
 from training.serving import champion
@@ -131,6 +133,30 @@ def test_a_version_whose_replicas_all_died_is_not_ready_until_serve_has_replaced
         found.append(asyncio.run(ready()))
     assert found == [(503, "none of its replicas runs; Ray Serve starts one"), (200, None)]
     assert answering.failed is None
+
+
+def test_similar_images_are_looked_for_in_the_named_features_with_the_captions_of_their_own_dataset(
+    answering: Champion, workspace: Workspace
+) -> None:
+    def output(step: str, name: str, inputs: dict[str, str], **identity: str) -> str:
+        request = OutputRequest(step, 1, name, {}, inputs)
+        ensure_output(workspace.store, request, lambda _: Draft(parts=[], identity=identity, counts={}), {})
+        return request.fingerprint
+
+    old, new = (output("ingest", name, {}, dataset_digest=name) for name in ("old", "new"))
+    of_new = output("featurize", "features", {"dataset_digest": "new"})
+    of_removed = output("featurize", "features", {"dataset_digest": "removed"})
+    removed = "0" * 64
+    tags = {"frostline.featurize_fingerprint": removed, "frostline.ingest_fingerprint": old}
+    registered = ModelVersion("tiny", "1", "run", "file:///nowhere", tags)
+    assert answering.searched(registered) == (removed, old), "its own features may be gone, and it serves"
+    answering._features = of_new
+    assert answering.searched(registered) == (of_new, new)
+    answering._features = of_removed
+    assert answering.searched(registered) == (of_removed, old)
+    answering._features = "a-typing-error"
+    with pytest.raises(ConfigError, match=r"--index a-typing-error: no featurize output"):
+        answering.searched(registered)
 
 
 def test_a_former_version_that_cannot_be_taken_down_costs_nothing_but_its_memory(
