@@ -75,7 +75,9 @@ def reap_command(every: float | None, store: str | None, as_json: bool) -> None:
 
     def show_and_beat(found: list[Reaped]) -> None:
         show(found)
-        (workspace.settings.var_dir / BEAT).touch()
+        beat = workspace.settings.var_dir / BEAT
+        beat.parent.mkdir(parents=True, exist_ok=True)  # with the store elsewhere, nobody else makes it
+        beat.touch()
 
     reap_again_and_again(
         workspace.store, every, show_and_beat, lambda problem: print(f"{_now()} {problem}", file=sys.stderr, flush=True)

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.claiming import at_work, claimed
-from flows.reaping import reap, reap_again_and_again
 from flows.recipe import Recipe, load_recipe
-from infra.errors import FrostlineError, Held
+from infra.errors import Held
 from infra.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,7 +19,6 @@ RETRAIN = """
 import sys, time
 from flows.claiming import claimed
 from flows.opened import open_workspace
-from flows.reaping import reap, reap_again_and_again
 from flows.recipe import load_recipe
 from infra.progress import Silent
 
@@ -32,17 +29,6 @@ try:
         time.sleep(60)
 except KeyboardInterrupt:
     print("stopped", flush=True)
-"""
-DIE = """
-import os, sys
-from flows.claiming import claims_on
-from flows.opened import open_workspace
-from infra.holders import this_process
-from infra.progress import Silent
-
-claims = claims_on(open_workspace("laptop", Silent(), sys.argv[1]).store, "tiny")
-with claims.held(this_process("retrain of tiny", "11111111-1111-4111-8111-111111111111"), "queue", print, print):
-    os._exit(0)
 """
 
 
@@ -94,40 +80,3 @@ def test_status_tells_who_is_at_work_until_it_has_ended(workspace: Workspace, ot
     other.kill()
     other.wait()
     assert at_work(workspace.store) == []
-
-
-def test_the_reaper_outlives_what_a_pass_raises(workspace: Workspace, other: subprocess.Popen[str]) -> None:
-    damaged = "register/claims/tiny/waiting/damaged"
-    workspace.store.write(damaged, b"{}")
-    told: list[str] = []
-
-    def mend(problem: str) -> None:
-        told.append(problem)
-        workspace.store.delete(damaged)
-
-    class Over(BaseException):
-        """Ends the loop, which otherwise only the end of its process does."""
-
-    def end(_: object) -> None:
-        raise Over
-
-    with pytest.raises(Over):
-        reap_again_and_again(workspace.store, 0, end, mend)
-    assert "this pass failed: ValidationError" in told[0]
-    assert other.poll() is None
-
-
-@pytest.mark.parametrize("prefect_api", [None, "http://127.0.0.1:9/api"])
-def test_what_a_dead_flow_run_held_stays_until_prefect_was_told(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, prefect_api: str | None
-) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    if prefect_api is not None:
-        monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    subprocess.run([sys.executable, "-c", DIE, workspace.store.uri.removeprefix("file://")], check=True, cwd=REPOSITORY)
-    # As where a flow ran in this process before the environment named a server.
-    with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        for _ in range(2):
-            with pytest.raises(FrostlineError, match="PREFECT_API_URL"):
-                reap(workspace.store)
-    assert not workspace.store.exists("register/claims/tiny/00000001/released")
