@@ -53,27 +53,30 @@ def down_command(as_json: bool) -> None:
 
 def reap_command(every: float | None, store: str | None, as_json: bool) -> None:
     from flows.opened import open_workspace
-    from flows.reaping import BEAT, Reaped, reap, reap_again_and_again
+    from flows.reaping import BEAT, Pass, reap, reap_again_and_again
     from infra.progress import Silent
 
     workspace = open_workspace("laptop", Silent(), store)
 
-    def show(found: list[Reaped]) -> None:
+    def show(found: Pass) -> None:
+        """Raises what kept it from being whole."""
         if as_json:
-            told = [{"holder": one.holder.told(), "flow_run": one.flow_run} for one in found]
+            told = [{"holder": one.holder.told(), "flow_run": one.flow_run} for one in found.reaped]
             print(json.dumps({"reaped": told}, ensure_ascii=False), flush=True)
-            return
-        for one in found:
-            print(f"{_now()} lost: {one.holder.told()}; flow run: {one.flow_run}", flush=True)
+        else:
+            for one in found.reaped:
+                print(f"{_now()} lost: {one.holder.told()}; flow run: {one.flow_run}", flush=True)
+        if found.problem is not None:
+            raise found.problem
 
     if every is None:
         found = reap(workspace.store)
         show(found)
-        if not found and not as_json:
+        if not found.reaped and not as_json:
             print("nothing was lost")
         return
 
-    def show_and_beat(found: list[Reaped]) -> None:
+    def show_and_beat(found: Pass) -> None:
         show(found)
         beat = workspace.settings.var_dir / BEAT
         beat.parent.mkdir(parents=True, exist_ok=True)  # with the store elsewhere, nobody else makes it

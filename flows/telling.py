@@ -71,12 +71,12 @@ def tell_changes(store: Store, model_name: str) -> str | None:
 
 
 def tell_failure(flow_run_id: str, name: str, state: str, message: str | None) -> str | None:
-    """By the webhook, where there is one: Prefect knows. What went wrong, in words."""
+    """By the webhook, where there is one: Prefect knows. What went wrong, in words; it is not told again."""
     event = {"event": FAILED, "flow_run_id": flow_run_id, "flow_run": name, "state": state, "message": message}
     try:
         post(f"{flow_run_id}-{state}", event, WebhookSettings())
     except Exception as error:  # whatever it is, the failure itself is told in its place
-        return str(error) if isinstance(error, FrostlineError) else f"webhook: {type(error).__name__}"
+        return f"{_why(error)} That {name} is {state} is not told again."
     return None
 
 
@@ -89,9 +89,13 @@ def _tell(store: Store, model_name: str, channel: Channel, story: Story) -> str 
             channel.send(model_name, event)
             store.create(f"{folder}/{event.number:08d}", b"")
     except Exception as error:  # whatever it is, the promotion stands
-        told = str(error) if isinstance(error, FrostlineError) else f"found {type(error).__name__}; expected an answer."
-        return f"{model_name}: what became of it could not be told ({channel.name}). {told}"
+        told = f"{model_name}: what became of it could not be told ({channel.name}). {_why(error)}"
+        return f"{told} The next promotion, rollback or run tells it."
     return None
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, FrostlineError) else f"found {type(error).__name__}; expected an answer."
 
 
 def _untold(store: Store, folder: str, events: list[Event]) -> Iterator[Event]:

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from infra.errors import ClaimLost, FrostlineError, Held, IntegrityError
 from infra.holders import Holder, died_here
 from infra.log import ENTRY, create_in, entry_in, entry_key, newest_in
+from infra.sealed import read_checked
 from infra.store import Store
 
 Policy = Literal["queue", "skip", "replace"]
@@ -171,9 +172,15 @@ class Claims:
     def _waiting(self) -> list[tuple[str, Holder]]:
         found = []
         for key in self.store.list(f"{self.folder}/{WAITING}"):
-            written = self.store.read(key)
-            if written is not None:  # it holds a claim by now
-                found.append((key, Holder.model_validate_json(written)))
+            try:
+                holder = read_checked(self.store, key, Holder.model_validate_json)
+            except ValidationError as error:
+                raise IntegrityError(
+                    f"{self.store.uri}/{key}: nobody who waits for a claim, of this version; expected what this "
+                    "Frostline writes. Upgrade this machine, or delete the object: who waits writes it again."
+                ) from error
+            if holder is not None:  # else it holds a claim by now
+                found.append((key, holder))
         return found
 
     def _is_gone(self, key: str, holder: Holder) -> bool:

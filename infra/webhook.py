@@ -65,7 +65,7 @@ def post(delivery: str, event: Mapping[str, Any], settings: WebhookSettings) -> 
         answer = f"answered {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else "not reached"
         raise PlatformError(
             f"webhook: the receiver was {answer} ({type(error).__name__}); expected a status below 300. "
-            "Check FROSTLINE_WEBHOOK_URL and the receiver; the next promotion, rollback or run tells it again."
+            "Check FROSTLINE_WEBHOOK_URL and the receiver."
         ) from None  # httpx names the address
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import free_port, server
+from prefect_server import prefect_server
+from servers import free_port
 from storied import four_weeks
 
 from flows.metrics import Metrics
@@ -43,12 +44,7 @@ except ValueError:
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    port = free_port()
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    url = f"http://127.0.0.1:{port}/api"
-    command = [str(Path(sys.executable).parent / "prefect"), "server", "start", "--host", "127.0.0.1"]
-    with server([*command, "--port", str(port)], os.environ, tmp_path / "log", f"{url}/health"):
+    with prefect_server(tmp_path) as url:
         monkeypatch.setenv("PREFECT_API_URL", url)
         yield url
 

@@ -9,7 +9,7 @@ import yaml
 from receiver import Receiver, receiving
 
 from flows.retrain import on_failure
-from flows.telling import tell_changes
+from flows.telling import tell_changes, tell_failure
 from infra.errors import PlatformError
 from infra.store import Store
 from training.ledger import LedgerEntry, append_entry
@@ -62,6 +62,7 @@ def test_what_could_not_be_told_is_a_warning_and_told_by_the_next_command(store:
     assert (
         problem is not None and "m: what became of it could not be told (webhook). webhook: the receiver was" in problem
     )
+    assert problem.endswith("The next promotion, rollback or run tells it.")
     assert tell_changes(store, "m") is None
     assert versions_told(receiver) == "1223"
     deliveries = [headers["X-Frostline-Delivery"] for headers, _ in receiver.got]
@@ -84,6 +85,13 @@ def test_an_address_configured_later_hears_who_serves_and_each_change_from_then_
         assert tell_changes(store, "m") is None
     assert tell_changes(store, "m") is None
     assert versions_told(receiver) == "334"
+
+
+def test_a_failure_that_could_not_be_told_is_not_told_again_and_says_so(receiver: Receiver) -> None:
+    receiver.statuses = [500]
+    problem = tell_failure("id", "monday", "Failed", "no rows")
+    assert problem is not None and problem.startswith("webhook: the receiver was answered 500")
+    assert problem.endswith("That monday is Failed is not told again.") and "tells it" not in problem
 
 
 @pytest.fixture

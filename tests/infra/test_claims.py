@@ -242,3 +242,9 @@ def test_a_claim_of_a_newer_form_is_told_as_such(claims: Claims) -> None:
     assert create_in(claims.store, FOLDER, 1, {"holder": holder})
     with pytest.raises(IntegrityError, match=r"00000001\.json: no claim of this version.*Upgrade"):
         claims.newest()
+
+
+def test_one_who_waits_of_a_newer_form_is_told_as_such(claims: Claims) -> None:
+    claims.store.write(f"{FOLDER}/waiting/x", b'{"mood": "good"}')
+    with pytest.raises(IntegrityError, match=r"waiting/x: nobody who waits.*delete the object"):
+        reaped(claims)
