@@ -151,7 +151,9 @@ def _of_prefect(told: Told) -> Iterator[GaugeMetricFamily]:
         {(flow, state): 0 for flow in {"retrain", *(one.flow for one in told.prefect.flow_runs)} for state in ENDS}
     )
     runs.update({(one.flow, one.state): one.count for one in told.prefect.flow_runs})
-    yield _gauge("frostline_flow_runs", "Of the newest 2,000 flow runs.", ("flow", "state"), runs.items())
+    yield _gauge(
+        "frostline_flow_runs", "Of the newest 2,000 of our flow runs that have begun.", ("flow", "state"), runs.items()
+    )
     times = (((one.recipe, one.step), one.times) for one in told.prefect.reused)
     yield _gauge("frostline_steps_reused", "Steps that ended as Cached.", ("recipe", "step"), times)
     saved = (((one.recipe, one.step), one.accelerator_seconds_saved) for one in told.prefect.reused)

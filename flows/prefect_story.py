@@ -15,6 +15,12 @@ PAGE = 200
 """The most that Prefect gives at once."""
 MAX_PAGES = 10
 FAILED = ("FAILED", "CRASHED")
+FLOWS = (
+    "retrain", "watch",
+    "ingest", "base", "featurize", "train", "evaluate", "register",
+    "promote", "rollback", "approve", "refuse",
+)  # fmt: skip
+"""By name, as a server that a team shares has flows of others too."""
 FINGERPRINT = re.compile(r"fingerprint ([0-9a-f]{12})")
 """In the message of a step's state `Cached`, as `flows.plan.why_reused` writes it."""
 
@@ -52,7 +58,7 @@ class PrefectStory(BaseModel):
     failures: list[Failure]
     """Newest first."""
     is_cut: bool
-    """Whether there are more runs than the newest `MAX_PAGES * PAGE` that were read."""
+    """Whether there are more runs than the newest `MAX_PAGES * PAGE` of our flows that were read."""
 
 
 def prefect_story(outputs: Sequence[Made]) -> PrefectStory | None:
@@ -61,19 +67,34 @@ def prefect_story(outputs: Sequence[Made]) -> PrefectStory | None:
     A `frostline run` that finds everything done starts no flow, so Prefect does not know of it either."""
     if not os.environ.get("PREFECT_API_URL"):
         return None
-    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateName
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 
-    cached = TaskRunFilter(state=TaskRunFilterState(name=TaskRunFilterStateName(any_=["Cached"])))
+    ours = filters.FlowFilter(name=filters.FlowFilterName(any_=list(FLOWS)))
+    # Prefect keeps up to 100 runs to come for each schedule.
+    begun = filters.FlowRunFilter(
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(not_any_=[StateType.SCHEDULED]))
+    )
+    cached = filters.TaskRunFilter(
+        state=filters.TaskRunFilterState(name=filters.TaskRunFilterStateName(any_=["Cached"]))
+    )
     with prefect_client("to tell of flow runs", "Start it, then ask again.") as client:
-        flows = {flow.id: flow.name for flow in _pages(lambda at: client.read_flows(limit=PAGE, offset=at))[0]}
-        newest = FlowRunSort.EXPECTED_START_TIME_DESC
-        runs, runs_cut = _pages(lambda at: client.read_flow_runs(sort=newest, limit=PAGE, offset=at))
-        last = TaskRunSort.END_TIME_DESC
-        tasks, tasks_cut = _pages(
-            lambda at: client.read_task_runs(task_run_filter=cached, sort=last, limit=PAGE, offset=at)
+        flows = {
+            flow.id: flow.name
+            for flow in _pages(lambda at: client.read_flows(flow_filter=ours, limit=PAGE, offset=at))[0]
+        }
+        runs, runs_cut = _pages(
+            lambda at: client.read_flow_runs(
+                flow_filter=ours, flow_run_filter=begun, sort=FlowRunSort.START_TIME_DESC, limit=PAGE, offset=at
+            )
         )
-    counts = Counter((flows.get(run.flow_id, "unknown"), str(run.state_name)) for run in runs)
+        tasks, tasks_cut = _pages(
+            lambda at: client.read_task_runs(
+                flow_filter=ours, task_run_filter=cached, sort=TaskRunSort.END_TIME_DESC, limit=PAGE, offset=at
+            )
+        )
+    counts = Counter((flows[run.flow_id], str(run.state_name)) for run in runs)
     return PrefectStory(
         flow_runs=[FlowRuns(flow=flow, state=state, count=count) for (flow, state), count in sorted(counts.items())],
         reused=reused_by([task.state.message or "" for task in tasks if task.state is not None], outputs),

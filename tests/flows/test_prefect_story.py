@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect_server import prefect_server
+import yaml
+from prefect_server import ask, prefect_server
 from servers import free_port
 from storied import four_weeks
 
 from flows.metrics import Metrics
-from flows.prefect_story import prefect_story
+from flows.prefect_story import FLOWS, prefect_story
 from flows.storytelling import tell
 from infra.store import LocalStore
 from training.made import OutputReader
 
 pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from prefect import flow, task
@@ -77,6 +79,35 @@ def test_prefect_adds_states_failures_and_what_whole_steps_saved(api: str, tmp_p
     assert [one.value for one in gauges["frostline_steps_reused"].samples] == [2]
     runs = {one.labels["state"]: one.value for one in gauges["frostline_flow_runs"].samples}
     assert runs == {"Completed": 1, "Failed": 1, "Crashed": 0, "Cancelled": 0}
+
+
+def test_runs_to_come_and_flows_of_others_take_no_place_of_what_was_run(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are more of them than are read."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setattr("flows.prefect_story.PAGE", 2)
+    monkeypatch.setattr("flows.prefect_story.MAX_PAGES", 3)
+
+    def run(flow: str, state: str, **details: str) -> None:
+        flow_id = ask(prefect_api, "flows/", {"name": flow})["id"]
+        body = {"flow_id": flow_id, "name": flow, "state": {"type": state, "state_details": details}}
+        ask(prefect_api, "flow_runs/", body)
+
+    run("refuse", "FAILED")
+    for _ in range(7):
+        run("refuse", "SCHEDULED", scheduled_time="2099-01-01T00:00:00Z")
+        run("payroll", "FAILED")
+    found = prefect_story([])
+    assert found is not None
+    assert all(one.state != "Scheduled" and one.flow != "payroll" for one in found.flow_runs), found
+    assert ("refuse", "Failed", 1) in [(one.flow, one.state, one.count) for one in found.flow_runs]
+    assert "refuse" in [one.flow_run for one in found.failures]
+
+
+def test_what_is_told_of_is_what_prefect_yaml_deploys() -> None:
+    deployments = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
+    assert {each["entrypoint"].partition(":")[2] for each in deployments} == set(FLOWS)
 
 
 def test_a_prefect_that_is_away_is_told_and_the_store_is_told_all_the_same(
