@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.recipe import Recipe
 from infra.claims import Claims
+from infra.errors import ClaimLost, Interrupted
 from infra.holders import this_process
 from infra.store import Store
 from infra.workspace import Workspace
@@ -45,16 +46,25 @@ def claimed(
     recipe: Recipe, workspace: Workspace, tell: Callable[[str], None], flow_run_id: str | None = None
 ) -> Iterator[Workspace]:
     """The workspace with a claim on the recipe's model, by the recipe's `overlap`: waits, raises Held, or has the other
-    one end. One that is asked to end meanwhile stops as by Ctrl-C: with a checkpoint, to be gone on from."""
+    one end. One that is asked to end meanwhile stops as by Ctrl-C, with a checkpoint to be gone on from, and raises
+    Interrupted; one that lost its claim, ClaimLost."""
+    whys: list[Interrupted | ClaimLost] = []
 
-    def give_way(to: str) -> None:
-        tell(f"ending, for {to}")
+    def give_way(why: Interrupted | ClaimLost) -> None:
+        whys.append(why)
+        tell(str(why))
         os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored by what a script started in the background
 
     holder = this_process(f"retrain of {recipe.name}", flow_run_id)
     claims = claims_on(workspace.store, recipe.model_name)
-    with _sigterm_as_ctrl_c(), claims.held(holder, recipe.overlap, tell, give_way) as claim:
-        yield replace(workspace, claim=claim)
+    try:
+        with _sigterm_as_ctrl_c(), claims.held(holder, recipe.overlap, tell, give_way) as claim:
+            yield replace(workspace, claim=claim)
+    except BaseException as error:
+        # What the signal becomes: Interrupted in a training, elsewhere what Prefect or Python raise, no Exception.
+        if whys and (isinstance(error, Interrupted) or not isinstance(error, Exception)):
+            raise whys[0] from error
+        raise
 
 
 @contextmanager

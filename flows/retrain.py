@@ -17,9 +17,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from flows.claiming import claimed
 from flows.opened import open_workspace
@@ -31,7 +32,7 @@ from flows.steps import Outputs, Step, forget, run_step, steps_of
 from flows.summary import RunSummary, StepResult, step_result, summarise
 from flows.telling import tell_changes, tell_failure
 from infra import ray
-from infra.errors import FrostlineError, Held
+from infra.errors import FrostlineError, Held, Interrupted
 from infra.outputs import Manifest
 from infra.workspace import Workspace
 
@@ -96,7 +97,8 @@ def retrain(
 def open_and_run(
     recipe: str, profile: str, assignments: Sequence[str], store_uri: str | None, until: str | None
 ) -> dict[str, Any] | State[Any]:
-    """`run_recipe` from a flow's parameters. Where another one is at work and the recipe says so: `Skipped`."""
+    """`run_recipe` from a flow's parameters. Where another one is at work and the recipe says so: `Skipped`. Where this
+    process is asked to end, by another retrain or by SIGTERM: `Cancelled`, which is no failure."""
     recipe_values, profile_values = split_assignments(list(assignments))
     opened = load_recipe(recipe, recipe_values)
     workspace = open_workspace(profile, ProgressArtifact(), store_uri, profile_values)
@@ -105,6 +107,10 @@ def open_and_run(
             return run_recipe(opened, holding, until)[0].model_dump(mode="json")
     except Held as held:
         return Completed(name="Skipped", message=str(held))
+    except Interrupted as interrupted:
+        return Cancelled(message=str(interrupted))
+    except TerminationSignal:
+        return Cancelled(message="stopped by SIGTERM. Start again to go on from there.")
 
 
 def run_recipe(

@@ -25,13 +25,14 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from infra.errors import ClaimLost, FrostlineError, Held, IntegrityError
+from infra.errors import ClaimLost, FrostlineError, Held, IntegrityError, Interrupted
 from infra.holders import Holder, died_here
 from infra.log import ENTRY, create_in, entry_in, entry_key, newest_in
 from infra.sealed import read_checked
 from infra.store import Store
 
 Policy = Literal["queue", "skip", "replace"]
+GiveWay = Callable[[Interrupted | ClaimLost], None]
 WAITING = "waiting"
 
 
@@ -65,11 +66,14 @@ class Claim:
         """Raises ClaimLost where another one has claimed since: what this holder decided is outdated."""
         newest = Claims(self.store, self.folder).newest()
         if newest is not None and newest.number > self.number:
-            raise ClaimLost(
-                f"claim {self.number} of {self.holder.what} was lost: nothing was heard of this process for too long, "
-                f"and {newest.holder.told()} has claim {newest.number}. The ledger is as it was; start again: what was "
-                "made is reused."
-            )
+            raise self.lost_to(newest)
+
+    def lost_to(self, newest: Claim) -> ClaimLost:
+        return ClaimLost(
+            f"claim {self.number} of {self.holder.what} was lost: nothing was heard of this process for too long, "
+            f"and {newest.holder.told()} has claim {newest.number}. The ledger is as it was; start again: what was "
+            "made is reused."
+        )
 
 
 @dataclass(frozen=True)
@@ -81,20 +85,19 @@ class Claims:
     pace: Pace = Pace()
 
     @contextmanager
-    def held(
-        self, holder: Holder, policy: Policy, tell: Callable[[str], None], give_way: Callable[[str], None]
-    ) -> Iterator[Claim]:
+    def held(self, holder: Holder, policy: Policy, tell: Callable[[str], None], give_way: GiveWay) -> Iterator[Claim]:
         """Hold the next claim for the time of the block.
 
         While another one is held: `skip` raises Held, `queue` waits, `replace` asks the holder to end and waits.
-        `give_way` is called, from another thread, when this holder is asked to end or has lost its claim."""
+        `give_way` is called, from another thread, when this holder is asked to end or has lost its claim: with
+        Interrupted or ClaimLost, which say so."""
         claim = self._take(holder, policy, tell)
         over, telling = threading.Event(), threading.Lock()
 
-        def tell_once_at_work(to: str) -> None:
+        def tell_once_at_work(why: Interrupted | ClaimLost) -> None:
             with telling:
                 if not over.is_set():
-                    give_way(to)
+                    give_way(why)
 
         beating = threading.Thread(target=self._beat, args=(claim, over, tell_once_at_work), name="claim", daemon=True)
         beating.start()
@@ -239,7 +242,7 @@ class Claims:
             return 0.0  # a listing may be incomplete, and what was waiting at work by now: the next one tells
         return times[now_key] - max(written)
 
-    def _beat(self, claim: Claim, over: threading.Event, give_way: Callable[[str], None]) -> None:
+    def _beat(self, claim: Claim, over: threading.Event, give_way: GiveWay) -> None:
         has_asked = False
         for count in itertools.count(1):
             if over.wait(self.pace.beat_seconds):
@@ -253,11 +256,13 @@ class Claims:
                 # claim is lost, and `check` says so before anything of order is written.
                 continue
             if newest is not None and newest.number > claim.number:
-                give_way(f"{newest.holder.told()}, after nothing was heard of this process")
+                give_way(claim.lost_to(newest))
                 return
             if asked is not None and not has_asked:
                 has_asked = True
-                give_way(asked.decode())
+                give_way(
+                    Interrupted(f"asked to end, for {asked.decode()}. Start again to go on from there, if need be.")
+                )
 
 
 def _key(folder: str, number: int, name: str) -> str:

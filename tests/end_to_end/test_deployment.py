@@ -52,7 +52,9 @@ def test_a_training_that_is_cancelled_commits_a_checkpoint_and_is_gone_within_30
     wait_for("the end of all its processes", lambda: not processes_of(flow_run), 30)
     print(f"gone after {time.monotonic() - cancelled_at:.1f} s")
     wait_for("its state", lambda: state_of(stack, flow_run)["name"] == "Cancelled", 30)
-    assert "successfully" in state_of(stack, flow_run)["message"]  # SIGKILL was not needed
+    # The flow run's own word, until Prefect's worker says its: SIGKILL was not needed.
+    told = state_of(stack, flow_run)["message"]
+    assert "with a checkpoint" in told or "successfully" in told
     assert set(checkpoints(stack, "train")) - set(before)
 
 

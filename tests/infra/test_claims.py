@@ -42,7 +42,7 @@ def claims(tmp_path: Path) -> Claims:
 
 def hold(claims: Claims, policy: Policy = "queue", told: list[str] | None = None) -> AbstractContextManager[Claim]:
     said = [] if told is None else told
-    return claims.held(this_process("retrain of tiny"), policy, said.append, said.append)
+    return claims.held(this_process("retrain of tiny"), policy, said.append, lambda why: said.append(str(why)))
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def test_a_holder_that_hangs_longer_than_the_lease_is_replaced_and_told_when_it_
             with pytest.raises(ClaimLost, match=r"retrain of tiny .* has claim 2"):
                 stale.check()
             assert other.stdout is not None
-            assert "after nothing was heard of this process" in other.stdout.readline()
+            assert "nothing was heard of this process for too long" in other.stdout.readline()
             claim.check()
 
 
@@ -195,7 +195,7 @@ def test_the_reaper_takes_a_process_that_hangs_past_its_lease_for_lost(claims: C
         assert found == ["the other retrain"]
         other.send_signal(signal.SIGCONT)
         assert other.stdout is not None
-        assert "after nothing was heard of this process" in other.stdout.readline()
+        assert "nothing was heard of this process for too long" in other.stdout.readline()
 
 
 def test_the_reaper_finds_who_died_while_it_waited_and_leaves_who_waits(claims: Claims, tmp_path: Path) -> None:
