@@ -11,13 +11,14 @@ from rich.console import Console
 
 from flows.asked import Asked
 from flows.claiming import claimed
+from flows.concluding import conclude
 from flows.opened import open_workspace
 from flows.plan import make_plan
 from flows.planned_memory import check_training, plan_memory
 from flows.preflight import check_models, check_objectives_can_be_scored
 from flows.recipe import Recipe
 from flows.steps import STEPS
-from flows.summary import RunSummary, newest_report, report_path, step_result, summarise
+from flows.summary import RunSummary, newest_report, report_path, step_result
 from flows.terminal import Bars, plan_table, show_memory, show_summary
 from infra.addresses import without_password
 from infra.errors import ConfigError
@@ -69,7 +70,7 @@ def _run_in_flow(
 
 def _all_reused(outputs: dict[str, Manifest], workspace: Workspace) -> RunSummary:
     results = [step_result(manifest, True, time.monotonic(), workspace) for manifest in outputs.values()]
-    return summarise(results, outputs, workspace)
+    return conclude(results, outputs, workspace, asks_mlflow=False)
 
 
 def _finish(

@@ -23,14 +23,15 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
 from flows.claiming import claimed
+from flows.concluding import conclude
 from flows.opened import open_workspace
 from flows.plan import why_reused
 from flows.preflight import check_objectives_can_be_scored
 from flows.progress_artifact import ProgressArtifact
 from flows.recipe import Recipe, load_recipe, split_assignments
 from flows.steps import Outputs, Step, forget, run_step, steps_of
-from flows.summary import RunSummary, StepResult, step_result, summarise
-from flows.telling import tell_changes, tell_failure
+from flows.summary import RunSummary, StepResult, step_result
+from flows.telling import tell_failure
 from infra import ray
 from infra.errors import FrostlineError, Held, Interrupted
 from infra.outputs import Manifest
@@ -134,10 +135,9 @@ def run_recipe(
             results.append(step_result(outputs[step.name], state.name == "Cached", started, workspace))
             if step.name == until:
                 break
-    summary = summarise(results, outputs, workspace)
-    if summary.model is not None and (problem := tell_changes(workspace.store, summary.model.name)):
-        get_run_logger().warning(problem)
-        summary = summary.model_copy(update={"warnings": [problem]})
+    summary = conclude(results, outputs, workspace, asks_mlflow=True)
+    for warning in summary.warnings:
+        get_run_logger().warning(warning)
     publish(summary, outputs)
     return summary, outputs
 

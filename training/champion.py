@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from infra.addresses import without_password
 from infra.digests import digest_bytes
 from infra.errors import IntegrityError, PlatformError
+from infra.store import Store
 from infra.tracking import DIGEST_TAG, ModelVersion
 from training.candidate import ModelPlace, read_candidate
 from training.ledger import STEP, LedgerEntry, append_entry, former_champions, head, history
@@ -74,8 +75,8 @@ def differences(place: ModelPlace) -> str | None:
         for alias, version in changes.items()
     )
     return (
-        f"{place.model_name}: {found}. The next promotion, rollback or run sets what a crash left behind, and enters "
-        "a champion whom a person chose in MLflow."
+        f"{place.model_name}: {found}. The next promotion, rollback or flow run sets what a crash left behind, and "
+        "enters a champion whom a person chose in MLflow."
     )
 
 
@@ -83,6 +84,12 @@ def unfinished(place: ModelPlace) -> LedgerEntry | None:
     """The newest entry, where this MLflow's aliases were not set to it yet."""
     now = head(place.store, place.model_name)
     return None if now is None or _is_mirrored(place, now) else now
+
+
+def is_behind(store: Store, model_name: str, tracking_uri: str) -> bool:
+    """Whether this MLflow's aliases were not set to the newest entry yet. Asks the store alone, which takes no time."""
+    now = head(store, model_name)
+    return now is not None and not store.exists(_mark(model_name, tracking_uri, now))
 
 
 def _may_be_named(place: ModelPlace, entries: Sequence[LedgerEntry]) -> set[str]:
@@ -117,7 +124,7 @@ def _enter_choice(place: ModelPlace, before: LedgerEntry | None, chosen: ModelVe
 def _set_aliases(place: ModelPlace) -> LedgerEntry:
     """Set them until they are what the ledger says then. Raises PlatformError after SETTING_SECONDS."""
     deadline = time.time() + SETTING_SECONDS  # no monotonic clock: it stands still while a computer sleeps
-    announcement = f"{_folder(place, 'mirroring')}/{uuid.uuid4().hex}"
+    announcement = f"{_announcements(place)}/{uuid.uuid4().hex}"
     place.store.write(announcement, b"")
     for _ in range(MAX_TURNS):
         entries = history(place.store, place.model_name)
@@ -130,7 +137,7 @@ def _set_aliases(place: ModelPlace) -> LedgerEntry:
             else:
                 place.registry.set_alias(place.model_name, alias, version)
         if head(place.store, place.model_name) == now:
-            place.store.create(_mark(place, now), b"")
+            place.store.create(_mark(place.model_name, place.registry.uri, now), b"")
             # Not in a `finally`: who fails in between may have left what is outdated.
             place.store.delete(announcement)
             return now
@@ -154,16 +161,16 @@ def _changes(place: ModelPlace, entries: Sequence[LedgerEntry], aliases: dict[st
 
 
 def _is_mirrored(place: ModelPlace, entry: LedgerEntry) -> bool:
-    return place.store.exists(_mark(place, entry))
+    return place.store.exists(_mark(place.model_name, place.registry.uri, entry))
 
 
-def _mark(place: ModelPlace, entry: LedgerEntry) -> str:
-    return f"{_folder(place, 'mirrored')}/{entry.number:08d}"
+def _mark(model_name: str, tracking_uri: str, entry: LedgerEntry) -> str:
+    return f"{STEP}/mirrored/{model_name}/{_told_apart(tracking_uri)}/{entry.number:08d}"
 
 
 def _is_announced(place: ModelPlace) -> bool:
     """Whether a process is setting the aliases. Announcements of dead ones are removed."""
-    found = place.store.objects(_folder(place, "mirroring"))
+    found = place.store.objects(_announcements(place))
     oldest = time.time() - ANNOUNCED_SECONDS
     old = [announcement.key for announcement in found if announcement.modified_at < oldest]
     if old:
@@ -171,9 +178,12 @@ def _is_announced(place: ModelPlace) -> bool:
     return len(found) > len(old)
 
 
-def _folder(place: ModelPlace, kind: str) -> str:
-    mlflow = digest_bytes(without_password(place.registry.uri).encode())[:16]
-    return f"{STEP}/{kind}/{place.model_name}/{mlflow}"
+def _announcements(place: ModelPlace) -> str:
+    return f"{STEP}/mirroring/{place.model_name}/{_told_apart(place.registry.uri)}"
+
+
+def _told_apart(tracking_uri: str) -> str:
+    return digest_bytes(without_password(tracking_uri).encode())[:16]
 
 
 def _too_slow(place: ModelPlace) -> PlatformError:

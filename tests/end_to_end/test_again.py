@@ -16,6 +16,7 @@ from tiny_run import FROSTLINE, TINY, TinyRun, environment_of
 
 from infra.outputs import Manifest
 from infra.store import LocalStore
+from infra.tracking import Registry
 from training.ledger import head
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -63,6 +64,17 @@ def test_the_second_run_reuses_every_step_writes_nothing_and_starts_no_engine(va
     assert everything_in(var) == before
     plan = frostline(var, "plan", TINY, "--json")
     assert {step["action"] for step in plan["steps"]} == {"reuse"}
+
+
+def test_a_run_that_reuses_every_step_sets_the_aliases_that_a_crash_left_behind(var: Path) -> None:
+    registry = Registry(f"sqlite:///{var}/mlflow/mlflow.db")
+    registry.delete_alias("tiny", "champion")
+    (mark,) = (var / "store" / "register" / "mirrored" / "tiny").glob("*/00000001")
+    mark.unlink()
+    again = frostline(var, "run", TINY, "--json")
+    assert all(step["reused"] for step in again["steps"]) and again["warnings"] == []
+    assert registry.aliases("tiny") == {"champion": "1"}
+    assert mark.exists()
 
 
 def test_a_run_until_a_step_ends_there(var: Path) -> None:

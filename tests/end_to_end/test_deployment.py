@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from receiver import Receiver, receiving
@@ -58,16 +58,25 @@ def test_a_training_that_is_cancelled_commits_a_checkpoint_and_is_gone_within_30
     assert set(checkpoints(stack, "train")) - set(before)
 
 
-def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached(stack: Stack) -> None:
+def champion_aliases(stack: Stack) -> set[str]:
+    with urlopen(f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models/get?name=tiny", timeout=20) as answer:
+        return {alias["alias"] for alias in json.load(answer)["registered_model"].get("aliases", [])}
+
+
+def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached_and_sets_a_lost_alias(
+    stack: Stack,
+) -> None:
     run = ["deployment", "run", "retrain/scheduled", "--param", f"recipe={TINY}", "--watch", "--watch-timeout", "1000"]
     first = stack.prefect(*run)
     assert first.returncode == 0, first.stdout + first.stderr
-    with urlopen(f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models/get?name=tiny", timeout=20) as answer:
-        model = json.load(answer)["registered_model"]
-    assert {alias["alias"] for alias in model["aliases"]} == {"champion"}
+    assert champion_aliases(stack) == {"champion"}
 
+    alias = f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models/alias?name=tiny&alias=champion"
+    with urlopen(Request(alias, method="DELETE"), timeout=20):
+        assert champion_aliases(stack) == set()
     second = stack.prefect(*run)
     assert second.returncode == 0, second.stdout + second.stderr
+    assert champion_aliases(stack) == {"champion"}
     flow_runs = stack.ask(
         "flow_runs/filter", {"sort": "START_TIME_DESC", "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     )
