@@ -3,10 +3,12 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from servers import free_port, server
@@ -25,8 +27,14 @@ def prefect_server(folder: Path) -> Iterator[str]:
 
 def ask(api: str, path: str, body: dict[str, Any]) -> Any:
     request = Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urlopen(request, timeout=20) as answer:
-        return json.load(answer)
+    while True:
+        try:
+            with urlopen(request, timeout=20) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            if error.code != 503:  # its SQLite is locked for a moment, on a busy machine
+                raise
+        time.sleep(0.3)
 
 
 def state_of(api: str, flow_run: str) -> dict[str, Any]:
