@@ -106,7 +106,11 @@ class Server:
 
 @contextmanager
 def serving(
-    model: ServedModel, log: Path, arguments: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    model: ServedModel,
+    log: Path,
+    arguments: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    uri: str = f"models:/{NAME}@champion",
 ) -> Iterator[Server]:
     """`frostline serve` on a free port until the block ends, with the tests' token unless `variables` say otherwise."""
     environment = {
@@ -116,7 +120,7 @@ def serving(
         "FROSTLINE_SERVE_TOKEN": TOKEN,
         **(variables or {}),
     }
-    command = [FROSTLINE, "serve", f"models:/{NAME}@champion", "--port", "0", "--json", *arguments]
+    command = [FROSTLINE, "serve", uri, "--port", "0", "--json", *arguments]
     with log.open("w") as errors:
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True

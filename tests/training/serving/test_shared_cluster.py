@@ -1,13 +1,19 @@
-"""What a door asks of Ray Serve on a cluster that is not its alone, of deployments that load no model."""
+"""Servers on a Ray cluster that is not theirs alone."""
 
 import asyncio
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 from ray import serve
+from running_server import Running
+from served_model import NAME, ServedModel, serving
 
 from infra.ray import connected
 from infra.settings import RayResources
@@ -18,11 +24,12 @@ from training.serving.metrics import Metrics
 from training.serving.work import Work
 
 pytestmark = pytest.mark.slow
+FIXED = f"models:/{NAME}/1"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """This process has joined it."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The arguments with which a server joins it. This process has joined it too."""
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 8, "object_store_memory": 100 * 2**20, "include_dashboard": False}
@@ -30,9 +37,77 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     try:
         with connected(RayResources(address=cluster.address), tmp_path_factory.mktemp("ray")) as started_here:
             assert not started_here
-            yield
+            yield ["--set", f"profile.ray.address={cluster.address}", "--set", "poll_seconds=0.3"]
     finally:
         cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one(cluster: list[str], served_model: ServedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of a fixed version."""
+    with serving(served_model, tmp_path_factory.mktemp("one") / "log", cluster, uri=FIXED) as server:
+        yield Running(served_model, server, served_model.pictures())
+
+
+def applications() -> set[str]:
+    return set(serve.status().applications)
+
+
+def test_a_server_that_stops_leaves_the_others_of_the_cluster_answering(
+    one: Any, cluster: list[str], served_model: ServedModel, tmp_path: Path
+) -> None:
+    before = applications()
+    with serving(served_model, tmp_path / "log", cluster, uri=FIXED) as other:
+        assert len(applications()) == 2
+        assert Running(served_model, other, one.pictures).get("/readyz").status_code == 200
+    assert applications() == before
+    assert one.post("/v1/caption", files={"image": one.pictures[0]}).status_code == 200
+
+
+def test_what_a_killed_server_leaves_is_named_after_it_and_is_deleted_without_the_others(
+    one: Any, cluster: list[str], served_model: ServedModel, tmp_path: Path
+) -> None:
+    before = applications()
+    with pytest.raises(AssertionError), serving(served_model, tmp_path / "log", cluster, uri=FIXED) as other:
+        os.kill(other.pid, signal.SIGKILL)
+    (left,) = applications() - before
+    assert left.startswith(os.uname().nodename) and f"{NAME}-1" in left
+    serve.delete(left)
+    assert one.post("/v1/caption", files={"image": one.pictures[0]}).status_code == 200
+
+
+def becomes(server: Running, status: int) -> dict[str, Any]:
+    """What /readyz says once it has this status."""
+    deadline = time.monotonic() + 120
+    while (answer := server.get("/readyz")).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.05)
+    return dict(answer.json())
+
+
+def kill_replicas(application: str) -> None:
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(f"SERVE_REPLICA::{application}#"):
+            ray.kill(ray.get_actor(**actor))
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (kill_replicas, "none of its replicas runs"),
+        (serve.delete, "taken down by another hand"),
+        (lambda _: serve.shutdown(), "taken down by another hand"),
+    ],
+    ids=["its replica is killed", "its application is deleted", "Serve is shut down"],
+)
+def test_a_server_without_a_replica_is_not_ready_until_it_has_one_again(
+    one: Any, harm: Callable[[str], None], told: str
+) -> None:
+    (application,) = applications()
+    harm(application)
+    assert told in becomes(one, 503)["no_replica"]
+    assert becomes(one, 200)["no_replica"] is None
+    assert one.post("/v1/caption", files={"image": one.pictures[0]}).status_code == 200
 
 
 def waiting_replica() -> Any:
@@ -70,7 +145,7 @@ class Served:
         pass
 
 
-def test_a_request_that_nobody_waits_for_any_more_is_taken_back_from_its_replica(cluster: None) -> None:
+def test_a_request_that_nobody_waits_for_any_more_is_taken_back_from_its_replica(cluster: list[str]) -> None:
     start_serve()
     handle = serve.run(waiting_replica(), name="waiting", route_prefix=None)
     served = Served(handle)
@@ -93,8 +168,8 @@ def test_a_request_that_nobody_waits_for_any_more_is_taken_back_from_its_replica
         serve.delete("waiting")
 
 
-def test_a_door_takes_down_what_it_put_up_and_whoever_shuts_serve_down_takes_the_rest(cluster: None) -> None:
-    """Also where one door's name begins like another's."""
+def test_a_door_takes_down_what_it_put_up_and_whoever_shuts_serve_down_takes_the_rest(cluster: list[str]) -> None:
+    """The same without a model: doors of one name's beginning, and a controller that is gone."""
     start_serve()
     names = ["host-a-tiny-1-1", "host-ab-tiny-1-1"]
     serve.run_many([serve.RunTarget(waiting_replica(), name=name, route_prefix=None) for name in names])
@@ -107,4 +182,4 @@ def test_a_door_takes_down_what_it_put_up_and_whoever_shuts_serve_down_takes_the
     assert num_replicas("host-ab-tiny-1-1") is None
     stop_serve("host-ab", started_here=False)
     start_serve()
-    assert not serve.status().applications
+    assert not applications()
