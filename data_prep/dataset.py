@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from data_prep.schemas import IMAGES_PER_ROW_GROUP
-from data_prep.shards import read_columns, shards_of
+from data_prep.shards import STEP, read_columns, shards_of
 from infra.outputs import Manifest, Part
 from infra.part_cache import PartCache
+from infra.store import Store
+from infra.verify import manifests
 
 _COLUMNS = ["example_id", "image_id", "task", "prompt", "targets", "numbers", "label", "split", "source"]
 _COLUMNS += ["weight", "attributes"]
@@ -99,3 +101,10 @@ def images_by_id(dataset: Manifest, image_ids: set[str], cache: PartCache) -> di
             table = pq.read_table(path, columns=["image_id", "bytes"], filters=[("image_id", "in", sorted(held))])
             found.update(zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True))
     return found
+
+
+def dataset_with(dataset_digest: str, store: Store) -> Manifest | None:
+    """The newest `ingest` output that holds these rows; None where each was removed."""
+    found = [each for _, each in manifests(store, STEP) if isinstance(each, Manifest)]
+    fitting = [each for each in found if each.identity["dataset_digest"] == dataset_digest]
+    return max(fitting, key=lambda each: each.record.created_at, default=None)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from data_prep.dataset import Example, read_examples
+from data_prep.dataset import Example, dataset_with, read_examples
 from data_prep.drift import mean_features, measure_drift
 from data_prep.features import FeatureStore
 from data_prep.schemas import SPLITS
@@ -21,7 +21,6 @@ from infra.logs import engines_to, new_log_file
 from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.settings import Settings
 from infra.tracking import ModelVersion, Registry
-from infra.verify import manifests
 from infra.workspace import Workspace
 from training.champion_scores import champion_outputs_name, champion_scores
 from training.evidence import holds_floors
@@ -85,7 +84,7 @@ def _champion_facts(recipe: Recipe, dataset: Manifest, workspace: Workspace) -> 
             "today's rows. Restore the store or the MLflow server that it was registered in."
         )
     rule, name = recipe.watch, champion_outputs_name(recipe.name)
-    then = _dataset_of(train, workspace)
+    then = dataset_with(train.inputs["dataset_digest"], workspace.store)
     grown = None if then is None else Growth(then, dataset, workspace)
     with ExitStack() as engines:
         drift = None
@@ -143,14 +142,6 @@ def _floors(
         return None, []
     made = evaluate_version(version, train, dataset, recipe.evaluation, champion_outputs_name(recipe.name), workspace)
     return holds_floors(champion_scores(made[-1].manifest, rule, workspace.cache), rule)
-
-
-def _dataset_of(train: Manifest, workspace: Workspace) -> Manifest | None:
-    """What it was trained on; the newest of several with the same rows. None where it was removed."""
-    wanted = train.inputs["dataset_digest"]
-    found = [each for _, each in manifests(workspace.store, "ingest") if isinstance(each, Manifest)]
-    fitting = [each for each in found if each.identity["dataset_digest"] == wanted]
-    return max(fitting, key=lambda each: each.record.created_at, default=None)
 
 
 def _age_days(train: Manifest) -> float:

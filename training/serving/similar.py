@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.dataset import read_examples
+from data_prep.dataset import dataset_with, read_examples
 from data_prep.feature_parts import STEP as FEATURIZE
 from data_prep.features import FeatureStore
 from data_prep.forgotten import forgotten_images
@@ -26,7 +26,6 @@ from infra.errors import ConfigError
 from infra.outputs import Manifest, manifest_key, read_manifest
 from infra.part_cache import PartCache
 from infra.store import Store
-from infra.verify import manifests
 from training.serving.work import Neighbour
 
 if TYPE_CHECKING:
@@ -94,11 +93,8 @@ def dataset_behind(features: str, store: Store) -> str | None:
             f"--index {features}: no featurize output of this fingerprint is in the store; expected one that is there. "
             "`frostline status --json` lists them, or leave --index out."
         )
-    rows = found.inputs["dataset_digest"]
-    datasets = [one for _, one in manifests(store, INGEST) if isinstance(one, Manifest)]
-    fitting = [one for one in datasets if one.identity["dataset_digest"] == rows]
-    newest = max(fitting, key=lambda one: one.record.created_at, default=None)
-    return newest.fingerprint if newest else None
+    dataset = dataset_with(found.inputs["dataset_digest"], store)
+    return dataset.fingerprint if dataset else None
 
 
 def pooled(patches_NPV: NDArray[np.float16]) -> NDArray[np.float32]:
