@@ -6,6 +6,7 @@ the next `frostline run` finds it finished.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -192,4 +193,7 @@ def main(job_path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    ended_with = main(sys.argv[1])
+    sys.stdout.flush(), sys.stderr.flush()
+    # Not by way of Python's end, where threads of gloo that outlive their group may abort a rank that is done.
+    os._exit(ended_with)
