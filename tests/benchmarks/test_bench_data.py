@@ -42,6 +42,7 @@ READING = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.shared_data
 def test_the_benchmark_measures_what_it_promises(shared_data: Path, tmp_path: Path) -> None:
     """Of its parts the one that starts no engine; `make bench-data` runs them all."""

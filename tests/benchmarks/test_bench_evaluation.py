@@ -13,6 +13,7 @@ PYTHON_PATH = "tests/benchmarks/shared:tests/support"
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_both_sides_generate_the_same_texts_and_a_second_evaluation_none(tmp_path: Path) -> None:
     """The benchmark itself compares texts, and counts what is generated."""
     command = [sys.executable, "tests/benchmarks/evaluation/bench.py", "--quick"]

@@ -13,6 +13,7 @@ PYTHON_PATH = "tests/benchmarks/shared:tests/support"
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.shared_data
 def test_all_sides_train_the_same_tokens_to_the_same_loss(shared_data: Path, tmp_path: Path) -> None:
     """The benchmark itself compares losses and tokens of the Trainer, both bare loops and ours."""

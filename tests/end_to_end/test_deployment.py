@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import pytest
 from receiver import Receiver, receiving
 from stack import TINY, Stack, brought_up, checkpoints, frostline, processes_of, start_retrain, state_of, wait_for
+
+from infra.tracking import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -71,9 +73,8 @@ def test_a_deployment_trains_and_registers_a_model_and_its_second_run_is_cached_
     assert first.returncode == 0, first.stdout + first.stderr
     assert champion_aliases(stack) == {"champion"}
 
-    alias = f"{stack.mlflow_uri}/api/2.0/mlflow/registered-models/alias?name=tiny&alias=champion"
-    with urlopen(Request(alias, method="DELETE"), timeout=20):
-        assert champion_aliases(stack) == set()
+    Registry(stack.mlflow_uri).delete_alias("tiny", "champion")
+    assert champion_aliases(stack) == set()
     second = stack.prefect(*run)
     assert second.returncode == 0, second.stdout + second.stderr
     assert champion_aliases(stack) == {"champion"}
@@ -105,7 +106,7 @@ def test_watch_says_why_and_starts_one_retrain_a_day_for_the_same_champion_and_r
 
     before = num_retrains(stack)
     quiet = watch("watch.champion_age_days=30")
-    assert "nothing calls for a retrain" in quiet["told"] and "drift: 0 images are new" in quiet["told"]
+    assert "nothing calls for a retrain" in quiet["told"] and "drift: 0 train images are new" in quiet["told"]
     assert quiet["retrains"] == before
     first, second = (watch("watch.champion_age_days=0.00001") for _ in range(2))
     assert "tiny: retrain" in first["told"] and "version 1 was trained 0.0 days ago" in first["told"]
