@@ -53,6 +53,7 @@ def applications() -> set[str]:
     return set(serve.status().applications)
 
 
+@pytest.mark.long
 def test_a_server_that_stops_leaves_the_others_of_the_cluster_answering(
     one: Any, cluster: list[str], served_model: ServedModel, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_server_that_stops_leaves_the_others_of_the_cluster_answering(
     assert one.post("/v1/caption", files={"image": one.pictures[0]}).status_code == 200
 
 
+@pytest.mark.long
 def test_what_a_killed_server_leaves_is_named_after_it_and_is_deleted_without_the_others(
     one: Any, cluster: list[str], served_model: ServedModel, tmp_path: Path
 ) -> None:
@@ -91,6 +93,7 @@ def kill_replicas(application: str) -> None:
             ray.kill(ray.get_actor(**actor))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
