@@ -29,7 +29,7 @@ test: setup ## Fast tests first, then the engines, faults and deployments (half 
 	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (20 to 50 minutes)"
 	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults and not long"
 
-long: setup ## More runs from end to end: benchmarks, int8, watch, other rows, real photos, a kill in training (half an hour on 2 cores)
+long: setup ## More runs from end to end: benchmarks, int8, watch, other rows, real photos, a kill in training (minutes each)
 	@pytest -q $(TWO_AT_ONCE) -m "long and not faults"
 
 faults: setup ## The whole fault programme: kills at every point, faulty S3, full disks (hours on 2 cores); make test runs a selection of it

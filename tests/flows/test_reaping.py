@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_server import ask, state_of
-from receiver import Receiver, receiving
+from receiver import Receiver
 
 from flows.reaping import BEAT, Pass, reap, reap_again_and_again
 from infra.errors import IntegrityError
@@ -111,15 +110,6 @@ def dead(workspace: Workspace, prefect_api: str, monkeypatch: pytest.MonkeyPatch
     made = ask(prefect_api, "flow_runs/", {"flow_id": flow, "name": "monday", "state": {"type": "RUNNING"}})["id"]
     die(workspace, made)
     return str(made)
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with receiving() as found:
-        monkeypatch.setenv("FROSTLINE_WEBHOOK_URL", found.url)
-        monkeypatch.setenv("FROSTLINE_WEBHOOK_SECRET", "between us")
-        monkeypatch.setenv("FROSTLINE_WEBHOOK_MAX_ATTEMPTS", "1")
-        yield found
 
 
 @pytest.mark.slow

@@ -1,12 +1,11 @@
 import json
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from receiver import Receiver, receiving
+from receiver import Receiver
 
 from flows.retrain import on_failure
 from flows.telling import tell_changes, tell_failure
@@ -16,16 +15,6 @@ from training.ledger import LedgerEntry, append_entry
 from training.notices import Kind, Notice, note
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """Configured as an operator does."""
-    with receiving() as found:
-        monkeypatch.setenv("FROSTLINE_WEBHOOK_URL", found.url)
-        monkeypatch.setenv("FROSTLINE_WEBHOOK_SECRET", "between us")
-        monkeypatch.setenv("FROSTLINE_WEBHOOK_MAX_ATTEMPTS", "1")
-        yield found
 
 
 def change(store: Store, number: int) -> None:
