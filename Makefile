@@ -5,10 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BENCH_VENV := .venv-bench
 BIN := $(VENV)/bin
-# Not compiled: of 29,000 files most are never imported, and compiling them all was half of the time.
+# Not compiled: of 29,000 files most are never imported, and compiling them all was half of the time. What is imported is
+# compiled once, unless this is set: each process would compile torch and all the others anew (10 s and more).
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+unexport PYTHONDONTWRITEBYTECODE
 # A file stays with one process, since its tests share what took long to make.
 TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # Two processes share two cores: one thread each, and a thread that waits sleeps instead of spinning on the other's core.

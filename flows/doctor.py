@@ -17,6 +17,7 @@ def examine(profile_name: str, store_uri: str | None) -> Iterator[Finding]:
     profile = load_profile(profile_name)
     settings = Settings() if store_uri is None else Settings(store_uri=store_uri)
     yield from examination.packages()
+    yield from examination.bytecode()
     yield from examination.processors(profile)
     yield from examination.compiler(profile)
     yield from examination.memory(profile)

@@ -126,7 +126,6 @@ def _serve(
     from training.serving.server import serve_until_stopped
 
     champion.searched(champion.resolve())  # before Ray is started: a name that is not there is told at once
-    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 a busy machine would hardly answer
     with connected(_room(workspace.profile.ray, replicas), workspace.settings.logs) as started_here:
         try:
             serve_until_stopped(champion, door, ready)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError, URLError
@@ -64,6 +66,23 @@ def packages() -> Iterator[Finding]:
     else:
         names = ("torch", "transformers", "deepspeed", "ray", "prefect", "mlflow")
         yield Finding(name="packages", state="ok", found=", ".join(f"{name} {version(name)}" for name in names))
+
+
+def bytecode() -> Iterator[Finding]:
+    """Whether each process compiles what it imports anew, which makes every start seconds slower."""
+    import torch
+
+    kept = Path(cache_from_source(torch.__file__))
+    missing = sys.dont_write_bytecode and not kept.exists()
+    yield Finding(
+        name="bytecode",
+        state="warning" if missing else "ok",
+        found="none of torch, and Python keeps none: each process compiles what it imports" if missing else "kept",
+        remedy="Unset PYTHONDONTWRITEBYTECODE, or compile once: "
+        f"`python -m compileall -q {Path(torch.__file__).parents[1]}`."
+        if missing
+        else None,
+    )
 
 
 def processors(profile: Profile) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """What `frostline doctor` finds, with a remedy for each fault."""
 
+import sys
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -35,6 +36,20 @@ def test_a_version_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     found = the_one(examination.packages())
     assert found.state == "fault"
     assert found.found.startswith("ray 0.1 (expected >=2.60")
+
+
+@pytest.mark.parametrize(
+    ("keeps", "is_there", "state"), [(True, False, "ok"), (False, True, "ok"), (False, False, "warning")]
+)
+def test_a_python_that_compiles_torch_anew_in_each_process_is_told(
+    keeps: bool, is_there: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = tmp_path / "torch.pyc"
+    if is_there:
+        compiled.touch()
+    monkeypatch.setattr(sys, "dont_write_bytecode", not keeps)
+    monkeypatch.setattr(examination, "cache_from_source", lambda _: str(compiled))
+    assert the_one(examination.bytecode()).state == state
 
 
 def test_shared_memory_that_ray_cannot_have_is_a_fault(profile: Profile) -> None:
