@@ -150,18 +150,22 @@ class Registry:
                 f"model {model_uri!r} was found; expected models:/NAME/VERSION or models:/NAME@ALIAS. "
                 "`frostline status` lists both."
             )
-        aliases = self.aliases(name)
+        aliases, known = self.aliases(name), self.versions(name)
+        if not known:
+            raise ConfigError(
+                f"{model_uri}: nothing is registered under the name {name!r}; expected one of "
+                f"{', '.join(self.names()) or 'none: no model is registered yet'}. `frostline status` lists them."
+            )
         if at and alias not in aliases:
-            told = ", ".join(aliases) or f"none is, under the name {name!r}"
+            told = ", ".join(aliases) or "none is"
             raise ConfigError(
                 f"{model_uri}: the alias {alias!r} was not found; expected one that is set: {told}. "
                 "`frostline status` lists them."
             )
         wanted = aliases[alias] if at else number
-        known = self.versions(name)
         found = next((version for version in known if version.version == wanted), None)
         if found is None:
-            told = ", ".join(version.version for version in known) or "none: nothing is registered under this name"
+            told = ", ".join(version.version for version in known)
             raise ConfigError(
                 f"{model_uri}: version {wanted!r} was not found; expected one of {told}. `frostline status` lists them."
             )

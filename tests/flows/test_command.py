@@ -68,7 +68,9 @@ def test_without_a_champion_there_is_nothing_to_go_back_to(tmp_path: Path) -> No
     assert "tiny: there is no former champion (nothing was ever promoted)" in told
     found = frostline(tmp_path, "history", "tiny", "--json")
     assert json.loads(found.stdout) == {"model": "tiny", "aliases": {}, "entries": [], "warnings": []}
-    assert "nothing is registered under this name" in refused(tmp_path, "promote", "tiny", "1")
+    assert "nothing is registered under the name 'tiny'; expected one of none" in refused(
+        tmp_path, "promote", "tiny", "1"
+    )
 
 
 def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ def test_registering_twice_gives_the_same_version(
         registry.resolve(f"models:/{name}@staging")
     with pytest.raises(ConfigError, match=r"/9: version '9' was not found; expected one of 1, 2\."):
         registry.resolve(f"models:/{name}/9")
-    with pytest.raises(ConfigError, match="expected one of none: nothing is registered under this name"):
-        registry.resolve("models:/unknown/1")
+    for unknown in ("models:/unknown/1", "models:/unknown@champion"):
+        with pytest.raises(ConfigError, match=rf"under the name 'unknown'; expected one of .*{name}"):
+            registry.resolve(unknown)
     copied = registry.download(first, model_folder.parent / "copy")
     assert (copied / "weights.bin").read_bytes() == b"weights"
     listed = next(model for model in list_models(uri) if model["name"] == name)
