@@ -10,7 +10,7 @@ from data_prep.reuse import find_encoded
 from data_prep.tower import ENCODE_VERSION, FeatureConfig, encoder_key
 from data_prep.views import view_names
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part
-from infra.ray import run_units
+from infra.ray_pool import run_units
 from infra.workspace import Workspace
 
 

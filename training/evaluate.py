@@ -13,7 +13,7 @@ from infra.digests import digest_json
 from infra.disk import scratch_folder
 from infra.errors import ConfigError, DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part
-from infra.ray import run_units
+from infra.ray_pool import run_units
 from infra.record import git_commit, package_versions
 from infra.workspace import Workspace
 from training.answering import Answerer

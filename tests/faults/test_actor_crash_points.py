@@ -1,6 +1,6 @@
 """SIGKILL of a real Ray actor before and after each of its durable actions: a new one takes its unit over.
 
-Without `_lose` in infra.ray the death would end the step.
+Without `_lose` in infra.ray_pool the death would end the step.
 """
 
 import os

@@ -86,7 +86,7 @@ def test_an_actor_that_ends_in_the_midst_of_a_shard_costs_that_shard(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without `_lose` in infra.ray the error of the death would end the step, or the hang never would."""
+    """Without `_lose` in infra.ray_pool the error of the death would end the step, or the hang never would."""
     monkeypatch.setattr(step, "Encoder", encoder_that_ends_once(ENDS[end], tmp_path))
     if end == "hang":
         workspace = with_actors(workspace, ACTORS.model_copy(update={"stuck_seconds": 45}))

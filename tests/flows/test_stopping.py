@@ -25,14 +25,22 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = REPOSITORY / "tests" / "recipes" / "tiny.yaml"
 RETRAIN = """
 import sys, time
+from pathlib import Path
 from prefect.runtime import flow_run
 from flows import retrain
 from infra.errors import DataError, Interrupted
+from infra.ray import connected
+from infra.settings import RayResources
 from training.launch import _asked_to_stop
 
 def computes(*_):
     print(flow_run.get_id(), flush=True)
     time.sleep(120)
+
+def waits_for_actors(*_):
+    with connected(RayResources(num_cpus=1), Path(sys.argv[3]).parent / "logs"):
+        print(flow_run.get_id(), flush=True)
+        time.sleep(120)
 
 def trains(*_):
     with _asked_to_stop() as asked:
@@ -79,6 +87,7 @@ ENDS: list[tuple[str, Callable[..., AbstractContextManager[None]], str, str, int
     ("computes", replaced, "Cancelled", "asked to end, for retrain of tiny on", 0),
     ("trains", replaced, "Cancelled", "asked to end, for retrain of tiny on", 0),
     ("computes", terminated, "Cancelled", "stopped by SIGTERM", 0),
+    ("waits_for_actors", terminated, "Cancelled", "stopped by SIGTERM", 0),
     ("trains", terminated, "Cancelled", "stopped after global step 7", 0),
     ("computes", taken_for_dead, "Failed", "claim 1 of retrain of tiny was lost", 1),
     ("fails", left_alone, "Failed", "no rows were found", 1),

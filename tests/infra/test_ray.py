@@ -15,8 +15,9 @@ import pytest
 
 from infra.errors import ConfigError, DataError, PlatformError
 from infra.progress import Silent
-from infra.ray import STARTS, connected, run_units
+from infra.ray import STARTS, connected
 from infra.ray_board import pass_on, start_board
+from infra.ray_pool import run_units
 from infra.settings import ActorResources, RayResources
 
 pytestmark = pytest.mark.slow

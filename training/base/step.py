@@ -10,8 +10,8 @@ from infra.disk import scratch_folder
 from infra.errors import DataError
 from infra.outputs import Attempt, Draft, Manifest, OutputRequest, Part, upload_part
 from infra.part_cache import PartCache
-from infra.ray import run_units
 from infra.ray_board import pass_on, start_board
+from infra.ray_pool import run_units
 from infra.remaining import find_remaining
 from infra.store import Store, open_store
 from infra.workspace import Workspace
