@@ -284,7 +284,8 @@ def _told(error: BaseException) -> tuple[str, int]:
     if hasattr(error, "format_message"):  # click's own: a missing argument, an unknown option
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "frostline"
-        return f"{error.format_message().rstrip('.')}. Try {command} --help.", 2
+        told = error.format_message().rstrip(".")
+        return f"{told}{'' if told.endswith('?') else '.'} Try {command} --help.", 2
     reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     return (
         f"{type(error).__name__}: {reason}. This is a fault of Frostline or of an engine; "

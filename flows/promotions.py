@@ -177,7 +177,9 @@ def _change_command(model: str, store: str | None, as_json: bool, change: Callab
         done = "is champion now" if made.changed else "is the champion already; nothing changed"
         _say(console, f"\n{model}: version {made.entry.version} {done}")
         _warn(problem, error)
-        _say(console, f"back: frostline rollback {model}   all changes: frostline history {model}")
+        former = made.entry.previous_version  # after a rollback there may be no other to go back to
+        back = f"promote {model} {former}" if made.entry.kind == "rollback" and former else f"rollback {model}"
+        _say(console, f"back: frostline {back}   all changes: frostline history {model}")
 
 
 def _warn(problem: str | None, error: TextIO) -> None:

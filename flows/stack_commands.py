@@ -1,6 +1,7 @@
 """What up, down, reap and doctor do, shown to a person or as JSON."""
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -39,7 +40,10 @@ def up_command(ports: Ports, postgres: str | None, as_json: bool) -> None:
     console.print("\nlet commands in a shell use them")
     console.print("  export " + " ".join(f"{key}={value}" for key, value in clients.items()), soft_wrap=True)
     console.print("then")
-    console.print("  prefect deployment run 'retrain/scheduled' --watch\n  frostline down", highlight=False)
+    console.print(
+        "  prefect deployment run 'retrain/scheduled' --param recipe=quickstart --watch\n  frostline down",
+        highlight=False,
+    )
 
 
 def down_command(as_json: bool) -> None:
@@ -49,6 +53,8 @@ def down_command(as_json: bool) -> None:
         print(json.dumps({"num_stopped": num_stopped}))
     else:
         print(f"{num_stopped} processes stopped" if num_stopped else "nothing of `frostline up` runs here")
+        if left := [name for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI") if name in os.environ]:
+            print(f"this shell still names what ran: unset {' '.join(left)}")
 
 
 def reap_command(every: float | None, store: str | None, as_json: bool) -> None:

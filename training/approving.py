@@ -31,7 +31,7 @@ def approve(place: ModelPlace, version_name: str, reason: str | None) -> Change:
 
     Raises ConfigError where it does not wait for approval, was refused, or was compared with another champion than
     serves now; IntegrityError where a file of it was altered after registration."""
-    version = version_named(place, version_name)
+    version = _named(place, version_name)
     before = mirror(place)
     if before is not None and version.tags.get(DIGEST_TAG) == before.model_digest:
         return Change(before, changed=False)
@@ -46,7 +46,7 @@ def refuse(place: ModelPlace, version_name: str, reason: str | None) -> Refusal:
     """Say that the version must not serve. It stays registered and challenges no more.
 
     Raises ConfigError where it does not wait for approval, was approved or serves."""
-    version = version_named(place, version_name)
+    version = _named(place, version_name)
     now = mirror(place)
     if now is not None and version.tags.get(DIGEST_TAG) == now.model_digest:
         raise ConfigError(
@@ -64,6 +64,17 @@ def refuse(place: ModelPlace, version_name: str, reason: str | None) -> Refusal:
         place.registry.delete_alias(place.model_name, "challenger")
     place.registry.describe(version, f"Refused:\n- {told}")
     return Refusal(version.version, verdict, changed=is_new)
+
+
+def _named(place: ModelPlace, version_name: str) -> ModelVersion:
+    """Raises ConfigError where it is the one that waits, as without a number, and none does."""
+    registry, model = place.registry, place.model_name
+    if version_name == "challenger" and version_name not in registry.aliases(model) and registry.versions(model):
+        raise ConfigError(
+            f"{model}: no version waits for approval; expected a challenger that does. `frostline status` "
+            "shows who serves; `frostline promote MODEL VERSION` makes any version champion."
+        )
+    return version_named(place, version_name)
 
 
 def _waiting(place: ModelPlace, version: ModelVersion) -> tuple[Candidate, Manifest]:

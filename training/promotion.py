@@ -107,5 +107,5 @@ def description(promotion: Promotion) -> str:
 
 
 def _awaits_approval(reasons: list[str]) -> Promotion:
-    told = "it passes, and a person decides: frostline approve, or frostline refuse"
+    told = "it passes, and a person decides: frostline approve MODEL, or frostline refuse MODEL"
     return Promotion(case="awaits_approval", promoted=False, alias="challenger", reasons=[*reasons, told])

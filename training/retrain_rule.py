@@ -136,6 +136,8 @@ def _drift(champion: ChampionFacts, rule: WatchRule) -> Trigger | None:
 
 
 def _floors(champion: ChampionFacts, rule: WatchRule) -> Trigger | None:
-    if not rule.floors or champion.holds_floors is None:
+    if not rule.floors:
         return None
+    if champion.holds_floors is None:
+        return Trigger(name="floors", fires=False, reason="`promotion` has no floors to fall below")
     return Trigger(name="floors", fires=not champion.holds_floors, reason="; ".join(champion.floors_told))

@@ -68,6 +68,16 @@ def _ensure_database(tracking_uri: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether no answer came at all: `requests` and the sockets below it raise an OSError for that."""
+    from requests.exceptions import ConnectionError as RequestsConnectionError
+
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, ConnectionError | RequestsConnectionError):
+        link = link.__cause__ or link.__context__
+    return link is not None
+
+
 @contextmanager
 def answers(tracking_uri: str) -> Iterator[None]:
     """MLflow's own exceptions become one sentence with a remedy."""
@@ -79,6 +89,12 @@ def answers(tracking_uri: str) -> Iterator[None]:
     except FrostlineError:
         raise
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        if _is_unreachable(error):
+            raise PlatformError(
+                f"MLflow at {without_password(tracking_uri)} cannot be reached; expected it to answer. Start it "
+                "(`frostline up`, or `mlflow server`), or unset MLFLOW_TRACKING_URI (SQLite under var then), and "
+                "start again: what a run has done is kept."
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PlatformError(
             f"MLflow at {without_password(tracking_uri)} answered: {without_password(reason)[:300]}; expected it to "

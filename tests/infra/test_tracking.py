@@ -143,7 +143,7 @@ def test_a_half_made_version_that_points_elsewhere_is_replaced(database: str, mo
 
 def test_a_server_that_is_away_is_a_platform_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(PlatformError, match=r"MLflow at http://127\.0\.0\.1:9 .* Start it") as found:
+    with pytest.raises(PlatformError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be reached; .* Start it") as found:
         open_run("http://user:secret@127.0.0.1:9", "e", FINGERPRINT, {})
     assert "secret" not in str(found.value)
 

@@ -214,8 +214,8 @@ def test_the_page_can_be_read_without_eyes_or_mouse() -> None:
 
 def test_a_model_that_does_not_look_is_told_so() -> None:
     blind = make_report(metrics={"vqa_accuracy": 0.3}, control={"vqa_accuracy": 0.3})
-    assert "no better without its own picture" in render_report(blind, [])
-    assert "no better without its own picture" not in render_report(make_report(), [])
+    assert "no better than without its own picture" in render_report(blind, [])
+    assert "no better than without its own picture" not in render_report(make_report(), [])
 
 
 def test_an_almost_empty_report_still_renders() -> None:

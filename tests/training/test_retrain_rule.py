@@ -62,6 +62,11 @@ def test_what_is_switched_off_is_not_told() -> None:
     assert not decision.retrain
 
 
+def test_floors_that_are_watched_and_not_there_are_told() -> None:
+    told = {trigger.name: trigger.reason for trigger in decided(holds_floors=None, floors_told=[]).triggers}
+    assert told["floors"] == "`promotion` has no floors to fall below"
+
+
 def test_few_new_images_are_no_drift() -> None:
     decision = decided(drift=None, num_new_images=19)
     assert fired(decision) == set()

@@ -16,7 +16,9 @@ def _from_base64(value: Any) -> Any:
         try:
             return base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
-            raise ValueError("expected the picture's bytes as base64") from None
+            raise ValueError(
+                "expected a picture: a file in the form (curl: -F image=@FILE), or its bytes as base64 in JSON"
+            ) from None
     return value
 
 

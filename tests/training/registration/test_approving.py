@@ -65,6 +65,9 @@ def test_a_refused_one_challenges_no_more_and_is_promoted_by_force_only(
     places.decided(world, ASKED)
     assert refuse(place, "challenger", "invents names").changed
     assert (places.aliases, served(place)) == ({}, [])
+    for decide in (approve, refuse):
+        with pytest.raises(ConfigError, match="no version waits for approval"):
+            decide(place, "challenger", None)
     assert not refuse(place, "1", None).changed
     assert [notice.kind for notice in notices(place.store, place.model_name)] == ["awaits_approval", "refused_by_hand"]
     with pytest.raises(ConfigError, match=r"it was refused at 20.* \(invents names\)"):
