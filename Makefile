@@ -25,10 +25,10 @@ help: ## Say what each target does
 run: setup ## Train, evaluate and register the quickstart model, end to end (4 to 12 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
-test: setup ## Fast tests first, then the engines, faults and deployments (half an hour to an hour on 2 cores)
+test: setup ## Fast tests first, then the engines, faults and deployments (three quarters of an hour to 80 minutes on 2 cores)
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q $(TWO_AT_ONCE) -m "not slow and not faults and not long"
-	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (20 to 50 minutes)"
+	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (30 to 60 minutes)"
 	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults and not long"
 
 long: setup ## More runs from end to end: benchmarks, int8, watch, other rows, real photos, a kill in training (minutes each)

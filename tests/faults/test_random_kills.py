@@ -134,7 +134,7 @@ def pipeline(sources: list[dict[str, Any]], tower: Path) -> Command:
     return Command([sys.executable, str(SUPPORT / "pipeline_program.py"), "{}", text, str(tower)], "ready")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_ingest_and_featurize_killed_at_random_times_end_as_if_undisturbed(tower: Path, tmp_path: Path) -> None:
     check(pipeline(later_feeds(tmp_path), tower), tmp_path, [1], max_kills=2)
 
