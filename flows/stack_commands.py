@@ -16,6 +16,7 @@ from flows.stack import Ports, Stack
 from infra.errors import PlatformError
 from infra.settings import Settings
 
+LOOPBACK = "http://127.0.0.1:"
 STYLES = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
@@ -53,8 +54,9 @@ def down_command(as_json: bool) -> None:
         print(json.dumps({"num_stopped": num_stopped}))
     else:
         print(f"{num_stopped} processes stopped" if num_stopped else "nothing of `frostline up` runs here")
-        if left := [name for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI") if name in os.environ]:
-            print(f"this shell still names what ran: unset {' '.join(left)}")
+        here = [name for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI") if LOOPBACK in os.environ.get(name, "")]
+        if num_stopped and here:
+            print(f"this shell names servers on this machine: where they were these, unset {' '.join(here)}")
 
 
 def reap_command(every: float | None, store: str | None, as_json: bool) -> None:

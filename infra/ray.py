@@ -82,9 +82,11 @@ def _sigterm_stays_ours() -> Iterator[None]:
     """Ray's own handler ends the program by SystemExit, in which Prefect sees a crash, and 3 s later by SIGABRT.
     Where nobody handles SIGTERM, Ray's stays."""
     ours = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and ours not in (signal.SIG_DFL, None):
-        signal.signal(signal.SIGTERM, ours)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and ours not in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGTERM, ours)
 
 
 @contextmanager

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from flows.promotions import compare_command, export_command, history_command
+from flows import promotions
+from flows.promotions import compare_command, export_command, history_command, rollback_command
 from infra.errors import ConfigError, IntegrityError
 from infra.settings import Settings
 from infra.store import open_store
 from infra.tracking import Registry, open_run
 from infra.tracking.registry import DIGEST_TAG
-from training.ledger import LedgerEntry, append_entry
+from training.ledger import Kind, LedgerEntry, append_entry
+from training.promoting import Change
 
 
 @pytest.fixture
@@ -53,3 +55,16 @@ def test_history_compare_and_export_change_neither_ledger_nor_aliases_nor_tell_a
         export_command("models:/m/1", tmp_path / "exported", None, as_json=True)
     assert sorted((tmp_path / "store").rglob("*")) == before
     assert registry.aliases("m") == {"champion": "2"}
+
+
+@pytest.mark.parametrize(("kind", "back"), [("rollback", "promote m 2"), ("promoted_by_hand", "rollback m")])
+def test_the_way_back_after_a_change_is_told(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], kind: Kind, back: str
+) -> None:
+    entry = LedgerEntry(
+        number=2, kind=kind, model_digest="a" * 64, version="1", previous_version="2",
+        train_fingerprint="t", register_fingerprint=None, inputs={}, reasons=["because"],
+    )  # fmt: skip
+    monkeypatch.setattr(promotions, "rollback", lambda *_: Change(entry, changed=True))
+    rollback_command("m", None, None, as_json=False)
+    assert f"back: frostline {back}   all changes: frostline history m" in capfd.readouterr().out

@@ -119,6 +119,16 @@ def worker_class() -> type[Any]:
     return Worker
 
 
+def test_workers_are_as_near_to_the_processor_as_who_starts_them(ray: None) -> None:
+    class Niceness:
+        def run(self, _: str) -> int:
+            return os.nice(0)
+
+    found: list[int] = []
+    run_units(Niceness, {}, {"a": ""}, TWO_ACTORS, lambda _, niceness: found.append(niceness))
+    assert found == [os.nice(0)]
+
+
 def run(folder: Path, units: list[str], **arguments: Any) -> list[tuple[str, str]]:
     results: list[tuple[str, str]] = []
     pids: set[int] = set()
