@@ -105,6 +105,8 @@ class BaseTrainer:
         self.board = board
 
     def run(self, unit: str) -> list[dict[str, Any]]:
+        import ray
+
         from training.base.loop import run_supervised
         from training.checkpoints import CheckpointFolder
 
@@ -113,12 +115,17 @@ class BaseTrainer:
         checkpoint, skipped = checkpoints.newest()
         for message in skipped:
             print(message)
-        start = checkpoint.step if checkpoint else 0
+        start = told = checkpoint.step if checkpoint else 0
         self.board.say.remote(_label(unit), start, "")
 
         def report(step: int, loss: float) -> None:
-            if step % REPORT_EVERY_STEPS == 0:
-                self.board.say.remote(_label(unit), REPORT_EVERY_STEPS, f"loss {loss:.3f}")
+            nonlocal told
+            is_last = step == problem.schedule.num_steps
+            if step % REPORT_EVERY_STEPS == 0 or is_last:
+                said = self.board.say.remote(_label(unit), step - told, f"loss {loss:.3f}")
+                told = step
+                if is_last:
+                    ray.get(said)  # once the result is there, nobody asks the board any more
 
         module = run_supervised(
             problem,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +100,16 @@ def elsewhere(
     return workspace, dataset
 
 
+class Counted(Silent):
+    """How many units each line got to."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+
+    def advance(self, label: str, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
+        self.done[label] += amount
+
+
 def trainer_that_tells(folder: Path, killed: str | None) -> type[BaseTrainer]:
     """Writes each step it takes into `folder`, and SIGKILLs itself once, in the training named `killed`.
 
@@ -177,9 +188,11 @@ def test_a_killed_training_commits_nothing_and_goes_on_from_its_checkpoint_to_th
         made_base(dataset, workspace)
     assert find_output(workspace.store, base_request(CONFIG, "tiny", dataset)) is None
     assert steps_told(tmp_path, killed) == list(range(KILLED_AT))
-    resumed, reused = made_base(dataset, workspace)
+    progress = Counted()
+    resumed, reused = made_base(dataset, replace(workspace, progress=progress))
     assert not reused
     assert steps_told(tmp_path, killed) == list(range(SCHEDULE.num_steps)), "no step of it is trained twice"
+    assert progress.done[killed.replace("_", " ")] == SCHEDULE.num_steps
     assert resumed.draft == undisturbed[2].draft
     assert workspace.store.list("base/checkpoints") == workspace.store.list("base/journal") == []
 
