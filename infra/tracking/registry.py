@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ class ModelVersion:
     @property
     def is_complete(self) -> bool:
         return self.tags.get(COMPLETE_TAG) == "true"
+
+
+def _merged(write: Callable[..., None], *what: str) -> None:
+    """Set an alias or a tag, five times at most: MLflow looks for its row, then inserts or updates it, and answers
+    BAD_REQUEST where another process made or removed the row in between."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
+
+    crossed = retry_if_exception(lambda error: getattr(error, "error_code", None) == "BAD_REQUEST")
+    Retrying(retry=crossed, stop=stop_after_attempt(5), wait=wait_random(0, 0.1), reraise=True)(write, *what)
 
 
 class Registry:
@@ -82,8 +91,8 @@ class Registry:
             self._client.delete_model_version_tag(version.name, version.version, stale)
         for tag, value in tags.items():
             if version.tags.get(tag) != value:
-                self._client.set_model_version_tag(version.name, version.version, tag, value)
-        self._client.set_model_version_tag(version.name, version.version, COMPLETE_TAG, "true")
+                _merged(self._client.set_model_version_tag, version.name, version.version, tag, value)
+        _merged(self._client.set_model_version_tag, version.name, version.version, COMPLETE_TAG, "true")
 
     def describe(self, version: ModelVersion, description: str) -> None:
         with answers(self.uri):
@@ -134,7 +143,7 @@ class Registry:
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         with answers(self.uri):
-            self._client.set_registered_model_alias(name, alias, version)
+            _merged(self._client.set_registered_model_alias, name, alias, version)
 
     def delete_alias(self, name: str, alias: str) -> None:
         with answers(self.uri):

@@ -141,6 +141,39 @@ def test_a_half_made_version_that_points_elsewhere_is_replaced(database: str, mo
     assert [version.version for version in registry.versions("elsewhere")] == [made.version] == ["2"]
 
 
+@pytest.mark.parametrize("other", ["makes it", "removes it"])
+def test_an_alias_that_another_process_changes_meanwhile_is_set(other: str, database: str) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    name = f"crossing {other}"
+    client, registry = open_client(database), Registry(database)
+    client.create_registered_model(name)
+    for _ in range(2):
+        client.create_model_version(name, "file:///nowhere", None)
+    if other == "removes it":
+        registry.set_alias(name, "champion", "1")
+
+    crossings = []
+
+    def cross(*_: object) -> None:
+        """After MLflow looked for the row, before it writes its own."""
+        if crossings:
+            return
+        crossings.append(other)
+        if other == "makes it":
+            client.set_registered_model_alias(name, "champion", "1")
+        else:
+            client.delete_registered_model_alias(name, "champion")
+
+    event.listen(Session, "before_flush", cross)
+    try:
+        registry.set_alias(name, "champion", "2")
+    finally:
+        event.remove(Session, "before_flush", cross)
+    assert crossings and registry.aliases(name) == {"champion": "2"}
+
+
 def test_a_server_that_is_away_is_a_platform_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(PlatformError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be reached; .* Start it") as found:

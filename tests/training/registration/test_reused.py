@@ -70,4 +70,7 @@ def test_an_mlflow_that_is_away_is_a_warning(model: Model, monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     away = Settings(var_dir=model.workspace.settings.var_dir, MLFLOW_TRACKING_URI="http://127.0.0.1:9")  # type: ignore[call-arg]  # named as its variable
     (warning,) = run_again(model, asks_mlflow=False, settings=away)
-    assert "whether MLflow's aliases follow the ledger is not known. MLflow at http://127.0.0.1:9 answered" in warning
+    assert (
+        "whether MLflow's aliases follow the ledger is not known. MLflow at http://127.0.0.1:9 cannot be reached"
+        in warning
+    )
