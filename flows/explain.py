@@ -96,12 +96,17 @@ def _chosen(store: Store, everything: list[Manifest], named: str) -> Manifest:
         if found is None:
             names = sorted({manifest.name for manifest in everything if manifest.step == second})
             raise ConfigError(
-                f"{named}: recipe {first!r} has no output of {second}; expected one of {', '.join(names) or 'none'}. "
-                "See `frostline status`."
+                f"{named}: recipe {first!r} has no output of {second}; expected a recipe that has one: "
+                f"{', '.join(names) or 'none has'}. See `frostline status`."
             )
         return found
+    if second and not set(second) <= HEXADECIMAL:
+        raise ConfigError(
+            f"{named}: {second!r} is no step and no fingerprint; expected RECIPE/STEP with STEP one of "
+            f"{', '.join(SECTIONS)}, STEP/FINGERPRINT, or the start of a fingerprint. See `frostline status`."
+        )
     fitting = [m for m in everything if m.fingerprint.startswith(second) and first in ("", m.step)]
-    if len(fitting) != 1 or not second or not set(second) <= HEXADECIMAL:
+    if len(fitting) != 1 or not second:
         raise ConfigError(
             f"{named}: {len(fitting)} outputs fit; expected exactly one, as STEP/FINGERPRINT, the start of a "
             "fingerprint or RECIPE/STEP. See `frostline status`."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,7 +37,7 @@ class Chart:
     """(y, value) of the grid lines."""
     first: str
     last: str
-    """Days at the ends."""
+    """The ends: days, or minutes of one day."""
     told: str
     """The same in words, for those who do not see it."""
 
@@ -68,9 +68,16 @@ def draw(series: Sequence[Series], from_zero: bool) -> Chart | None:
         ends = [(x(at), y(band[1]), y(band[0])) for (at, _), band in zip(one.points, one.band, strict=False) if band]
         lines.append(Line(one.name, path, dots, ends))
     ticks = [(HEIGHT * part / 4, figure(highest - span * part / 4)) for part in range(5)]
-    days = sorted(at for one in series for at, _ in one.points)
+    first, last = _ends(at for one in series for at, _ in one.points)
     told = "; ".join(f"{one.name}: {figure(one.points[0][1])}, last {figure(one.points[-1][1])}" for one in series)
-    return Chart(lines, ticks, days[0][:10], days[-1][:10], f"From {days[0][:10]} to {days[-1][:10]}. {told}.")
+    return Chart(lines, ticks, first, last, f"From {first} to {last}. {told}.")
+
+
+def _ends(times: Iterable[str]) -> tuple[str, str]:
+    ordered = sorted(times)
+    first, last = ordered[0], ordered[-1]
+    to = len("2026-03-01") if first[:10] != last[:10] else len("2026-03-01T06:00")
+    return first[:to].replace("T", " "), last[:to].replace("T", " ")
 
 
 def _thinned(one: Series) -> Series:

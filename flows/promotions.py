@@ -88,6 +88,8 @@ def history_command(model: str, store: str | None, as_json: bool) -> None:
     with _opened(model, store, writable=False) as (place, _, output, error):
         problem = differences(place)
         entries = history(place.store, model)
+        if not entries and not place.registry.versions(model):
+            raise place.registry.unknown(model, "history")
         aliases = place.registry.aliases(model)
         if as_json:
             told = {

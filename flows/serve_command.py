@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -123,14 +124,15 @@ def _serve(
     champion: Champion, door: Door, replicas: ReplicaSettings, workspace: Workspace, ready: Callable[[str], None]
 ) -> None:
     from training.serving.fleet import stop_serve
-    from training.serving.server import serve_until_stopped
+    from training.serving.server import bound_socket, serve_until_stopped
 
-    champion.searched(champion.resolve())  # before Ray is started: a name that is not there is told at once
-    with connected(_room(workspace.profile.ray, replicas), workspace.settings.logs) as started_here:
-        try:
-            serve_until_stopped(champion, door, ready)
-        finally:
-            stop_serve(champion.door, started_here)
+    with contextlib.closing(bound_socket(door.address)) as bound:
+        champion.searched(champion.resolve())  # before Ray is started: a name that is not there is told at once
+        with connected(_room(workspace.profile.ray, replicas), workspace.settings.logs) as started_here:
+            try:
+                serve_until_stopped(champion, door, bound, ready)
+            finally:
+                stop_serve(champion.door, started_here)
 
 
 def _room(ray: RayResources, replicas: ReplicaSettings) -> RayResources:

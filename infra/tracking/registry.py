@@ -161,10 +161,7 @@ class Registry:
             )
         aliases, known = self.aliases(name), self.versions(name)
         if not known:
-            raise ConfigError(
-                f"{model_uri}: nothing is registered under the name {name!r}; expected one of "
-                f"{', '.join(self.names()) or 'none: no model is registered yet'}. `frostline status` lists them."
-            )
+            raise self.unknown(name, model_uri)
         if at and alias not in aliases:
             told = ", ".join(aliases) or "none is"
             raise ConfigError(
@@ -179,6 +176,13 @@ class Registry:
                 f"{model_uri}: version {wanted!r} was not found; expected one of {told}. `frostline status` lists them."
             )
         return found
+
+    def unknown(self, name: str, place: str) -> ConfigError:
+        """What to raise where `name` has no version; `place` is where the name was given."""
+        return ConfigError(
+            f"{place}: nothing is registered under the name {name!r}; expected one of "
+            f"{', '.join(self.names()) or 'none: no model is registered yet'}. `frostline status` lists them."
+        )
 
     def download(self, version: ModelVersion, folder: Path) -> Path:
         """The version's files, copied into `folder`. Nothing in them is executed."""

@@ -66,11 +66,8 @@ def test_each_command_about_who_serves_and_about_the_servers_shows_an_example(tm
 def test_without_a_champion_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
     told = refused(tmp_path, "rollback", "tiny")
     assert "tiny: there is no former champion (nothing was ever promoted)" in told
-    found = frostline(tmp_path, "history", "tiny", "--json")
-    assert json.loads(found.stdout) == {"model": "tiny", "aliases": {}, "entries": [], "warnings": []}
-    assert "nothing is registered under the name 'tiny'; expected one of none" in refused(
-        tmp_path, "promote", "tiny", "1"
-    )
+    for arguments in (["history", "tiny", "--json"], ["promote", "tiny", "1"]):
+        assert "nothing is registered under the name 'tiny'; expected one of none" in refused(tmp_path, *arguments)
 
 
 def test_a_misspelt_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:

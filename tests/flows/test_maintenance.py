@@ -105,6 +105,11 @@ def test_explain_refuses_what_names_no_output(store: LocalStore, week: dict[str,
         explain(store, named)
 
 
+def test_explain_names_the_steps_where_another_word_was_found(store: LocalStore, week: dict[str, Manifest]) -> None:
+    with pytest.raises(ConfigError, match=r"'training' is no step and no fingerprint; expected .* train,"):
+        explain(store, "weekly/training")
+
+
 def test_explain_command_gives_its_contract(tmp_path: Path, week: dict[str, Manifest]) -> None:
     done = frostline(tmp_path, "explain", "weekly/featurize", "--json")
     assert json.loads(done.stdout)["output"] == f"featurize/{week['more'].fingerprint}"

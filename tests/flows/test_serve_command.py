@@ -1,5 +1,6 @@
 """`frostline serve` before anything is loaded: settings, token, faults that are told at once."""
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def test_a_token_that_is_guessed_soon_or_never_sent_is_refused(tmp_path: Path, c
         read_token(tmp_path / "nowhere")
 
 
-def refused(arguments: list[str], var: Path) -> str:
-    command = [FROSTLINE, "serve", "models:/nobody@champion", "--port", "0", *arguments]
+def refused(arguments: list[str], var: Path, port: int = 0) -> str:
+    command = [FROSTLINE, "serve", "models:/nobody@champion", "--port", str(port), *arguments]
     done = subprocess.run(command, env=environment_of(var), capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     return done.stderr
@@ -50,6 +51,13 @@ def test_a_server_for_others_without_a_token_does_not_start(tmp_path: Path) -> N
     assert "expected a token" in refused(["--host", "0.0.0.0"], tmp_path)
 
 
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_told_before_an_engine_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert f"127.0.0.1:{port} cannot be bound" in refused([], tmp_path, port)
+
+
 @pytest.mark.faults
 def test_a_model_that_is_not_there_is_told_before_an_engine_starts(tmp_path: Path) -> None:
-    assert "the alias 'champion' was not found" in refused([], tmp_path)
+    assert "nothing is registered under the name 'nobody'" in refused([], tmp_path)

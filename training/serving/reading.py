@@ -32,7 +32,9 @@ async def read_message(request: Request, kind: type[Message]) -> Message:
         if first["type"] == "json_invalid":
             raise Refused("malformed_body", f"the body is no JSON ({first['msg']}). Correct it.") from None
         place = ".".join(map(str, first["loc"])) or "the body"
-        raise Refused("invalid_request", f"{place}: {first['msg']}. See /openapi.json.") from None
+        found = {"extra_forbidden": "no such field", "missing": "the field is missing"}.get(first["type"])
+        told = f"{found}; expected {', '.join(kind.model_fields)}" if found else first["msg"]
+        raise Refused("invalid_request", f"{place}: {told}. See /openapi.json.") from None
     raise Refused(
         "unsupported_media_type",
         f"content type {media_type[:60]!r} was found; expected application/json or multipart/form-data.",

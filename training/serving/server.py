@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp
 
-from infra.errors import ConfigError, PlatformError
+from infra.errors import ConfigError
 from training.serving.app import build_app
 from training.serving.asking import Asking
 from training.serving.champion import Champion
@@ -46,7 +46,7 @@ def check_address(address: Address) -> None:
 
 
 def bound_socket(address: Address) -> socket.socket:
-    """Taken before anything is loaded. Raises PlatformError where the port is taken."""
+    """Taken before anything is started. Raises ConfigError where another program has the port."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -54,9 +54,9 @@ def bound_socket(address: Address) -> socket.socket:
         found.bind((address.host, address.port))
     except OSError as error:
         found.close()
-        raise PlatformError(
-            f"{address.host}:{address.port} cannot be bound ({error.strerror}); expected a free port. Name another "
-            "with --port."
+        raise ConfigError(
+            f"{address.host}:{address.port} cannot be bound ({error.strerror}); expected a free port of this machine. "
+            "Choose another with --port or --host."
         ) from error
     return found
 
@@ -72,9 +72,10 @@ class Door:
     decoders: int = 1
 
 
-def serve_until_stopped(champion: Champion, door: Door, on_ready: Callable[[str], None]) -> None:
-    """Answer until SIGTERM or Ctrl-C; then finish what was begun. `on_ready` is told the URL once it answers."""
-    with contextlib.closing(bound_socket(door.address)) as bound, Pictures(door.limits, door.decoders) as pictures:
+def serve_until_stopped(champion: Champion, door: Door, bound: socket.socket, on_ready: Callable[[str], None]) -> None:
+    """Answer at the door's bound address until SIGTERM or Ctrl-C; then finish what was begun. `on_ready` is told the
+    URL once it answers."""
+    with Pictures(door.limits, door.decoders) as pictures:
         asyncio.run(_serve(champion, door, (bound, pictures), on_ready))
 
 
