@@ -14,8 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # A file stays with one process, since its tests share what took long to make.
 TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # Two processes share two cores: one thread each, and a thread that waits sleeps instead of spinning on the other's core.
-test: export OMP_NUM_THREADS := 1
-test: export OMP_WAIT_POLICY := PASSIVE
+test long: export OMP_NUM_THREADS := 1
+test long: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help run test long faults check types-of-code types-of-tests bench-training bench-evaluation bench-memory bench-data bench-serving clean setup
 
@@ -25,10 +25,10 @@ help: ## Say what each target does
 run: setup ## Train, evaluate and register the quickstart model, end to end (4 to 12 minutes on 2 cores; a second when done already)
 	@frostline run quickstart
 
-test: setup ## Fast tests first, then the engines, faults and deployments (three quarters of an hour to 80 minutes on 2 cores)
+test: setup ## Fast tests first, then the engines, faults and deployments (an hour on 2 cores, more on a busy machine)
 	@echo "[test] 1 of 2: fast tests"
 	@pytest -q $(TWO_AT_ONCE) -m "not slow and not faults and not long"
-	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (30 to 60 minutes)"
+	@echo "[test] 2 of 2: Ray, DeepSpeed, Prefect and MLflow together; kills; deployments (three quarters of an hour)"
 	@pytest -q $(TWO_AT_ONCE) -m "slow and not faults and not long"
 
 long: setup ## More runs from end to end: benchmarks, int8, watch, other rows, real photos, a kill in training (minutes each)
