@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.opened import open_workspace
 from flows.telling import tell_changes
@@ -216,13 +216,12 @@ def _told(entry: LedgerEntry) -> dict[str, Any]:
 
 
 def _show_entries(console: Console, entries: list[LedgerEntry]) -> None:
-    table = Table("", "when", "what", "version", "over", "why", box=None, header_style="bold", pad_edge=False)
+    when = Column("when", no_wrap=True)
+    table = Table("", when, "what", "version", "over", "why", box=None, header_style="bold", pad_edge=False)
     for entry in entries:
         over = entry.previous_version or "none"
-        table.add_row(
-            str(entry.number), entry.decided_at, TOLD[entry.kind], entry.version, over,
-            "\n".join(entry.reasons),
-        )  # fmt: skip
+        why = "\n".join(entry.reasons if len(entry.reasons) == 1 else [f"- {reason}" for reason in entry.reasons])
+        table.add_row(str(entry.number), entry.decided_at, TOLD[entry.kind], entry.version, over, why)
     console.print(table, highlight=False, markup=False)
 
 
