@@ -224,8 +224,7 @@ def test_with_other_test_rows_the_champion_is_evaluated_on_them_before_it_is_com
     champion = head(LocalStore(var / "store"), "tiny")
     assert champion is not None
     before = {each.fingerprint for each in outputs(var, "evaluate")}
-    short = ("--set", "base.tower.schedule.num_steps=100", "--set", "training.epochs=2")
-    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=700", *short)
+    ran = frostline(var, "run", TINY, "--json", "--set", "ingest.sources.0.num_images=700")
     assert not any(step["reused"] for step in ran["steps"])
 
     test_digest = outputs(var, "ingest")[-1].identity["test_digest"]
