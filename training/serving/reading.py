@@ -31,7 +31,7 @@ async def read_message(request: Request, kind: type[Message]) -> Message:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise Refused("malformed_body", f"the body is no JSON ({first['msg']}). Correct it.") from None
-        place = ".".join(map(str, first["loc"])) or "the body"
+        place = ".".join(map(str, first["loc"]))[:80] or "the body"
         found = {"extra_forbidden": "no such field", "missing": "the field is missing"}.get(first["type"])
         told = f"{found}; expected {', '.join(kind.model_fields)}" if found else first["msg"]
         raise Refused("invalid_request", f"{place}: {told}. See /openapi.json.") from None
