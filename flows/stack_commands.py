@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.databases import postgres_databases, sqlite_databases
-from flows.stack import Ports, Stack
+from flows.stack import HOST, Ports, Stack
 from infra.errors import PlatformError
 from infra.settings import Settings
 
-LOOPBACK = "http://127.0.0.1:"
 STYLES = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
@@ -54,7 +53,8 @@ def down_command(as_json: bool) -> None:
         print(json.dumps({"num_stopped": num_stopped}))
     else:
         print(f"{num_stopped} processes stopped" if num_stopped else "nothing of `frostline up` runs here")
-        here = [name for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI") if LOOPBACK in os.environ.get(name, "")]
+        named = {name: os.environ.get(name, "") for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+        here = [name for name, address in named.items() if address.startswith(f"http://{HOST}:")]
         if num_stopped and here:
             print(f"this shell names servers on this machine: where they were these, unset {' '.join(here)}")
 

@@ -98,6 +98,6 @@ def answers(tracking_uri: str) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PlatformError(
             f"MLflow at {without_password(tracking_uri)} answered: {without_password(reason)[:300]}; expected it to "
-            "be reachable. Start it (`mlflow server`) or correct MLFLOW_TRACKING_URI, then start again: work done so "
-            "far is kept."
+            "do what was asked. Look at its log and its database, or correct MLFLOW_TRACKING_URI, then start again: "
+            "work done so far is kept."
         ) from error

@@ -32,7 +32,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
         run = open_run(made.uri, "m", digest, {})
         made.register_version("m", digest, run.run_id, folder, {DIGEST_TAG: digest})
     entry = LedgerEntry(
-        number=1, kind="promoted_by_hand", model_digest="a" * 64, version="1", previous_version=None,
+        number=1, kind="promotion", model_digest="a" * 64, version="1", previous_version=None,
         train_fingerprint="t", register_fingerprint=None, inputs={}, reasons=[WHY, "and so on"],
     )  # fmt: skip
     assert append_entry(open_store(Settings().store), "m", entry) is not None
